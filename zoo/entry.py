@@ -1,0 +1,259 @@
+"""An entry of the zoo: one architecture as data, its input, its published and measured figures, its weights.
+
+One JSON file per entry (``zoo/entries/*.json``), described by ``entry.schema.json``. Reading one never runs
+code, and whatever the file holds, the only error is :class:`zoo.errors.ZooError`.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from zoo.arch import Arch, Part
+from zoo.errors import ZooError
+from zoo.faults import describe_faults
+from zoo.jsonfile import format_json, parse_json, read_file
+from zoo.models import FAMILIES
+
+__all__ = [
+    'Cost',
+    'Entry',
+    'Input',
+    'Measured',
+    'Provenance',
+    'Published',
+    'Weights',
+    'describe_faults',
+    'make_entry',
+    'parse_json',
+    'read_entry',
+    'read_file',
+]
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]{0,63}$')]
+Tag = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9_]{0,63}$')]
+HubId = Annotated[str, Field(pattern=r'^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?$', max_length=200)]
+FileName = Annotated[str, Field(pattern=r'^[A-Za-z0-9_][A-Za-z0-9_.-]*$', max_length=200)]
+SafetensorsName = Annotated[str, Field(pattern=r'^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$', max_length=200)]
+Url = Annotated[str, Field(pattern=r'^https://[!-~]+$', max_length=1000)]
+Sha256 = Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=1e15)]
+Count = Annotated[int, Field(gt=0, le=10**15)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Unit = Literal['macs', 'flops', 'fvcore', 'glit']
+
+
+class Input(Part):
+    """What the network was made for: image size and preprocessing. Other sizes may work as well."""
+
+    size: tuple[Annotated[int, Field(ge=1, le=256)], Side, Side] = Field(
+        description='channels, height, width'
+    )
+    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = Field(min_length=1, max_length=256)
+    std: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(min_length=1, max_length=256)
+    interpolation: Literal['bicubic', 'bilinear', 'nearest'] = 'bicubic'
+    crop_pct: Fraction = 1.0
+    crop_mode: Literal['center', 'squash', 'border'] = 'center'
+
+    @model_validator(mode='after')
+    def _check_channels(self) -> 'Input':
+        for key in ('mean', 'std'):
+            if len(getattr(self, key)) != self.size[0]:
+                raise ValueError(
+                    f'{key} has {len(getattr(self, key))} values, size says {self.size[0]} channels'
+                )
+        return self
+
+
+class Cost(Part):
+    """A published compute figure in the paper's own unit, of which 'FLOPs' is used for four different things.
+
+    macs: multiply-accumulates of convolutions, linear layers and matrix products (S3); flops: twice that
+    (TrioNet); fvcore: fvcore's total, which adds 2 an element of batch norm, 5 of layer norm, 1 of pooling
+    (UniNet); glit: the formula of GLiT's code, which leaves out half of the convolution before a gated unit.
+    """
+
+    value: Positive
+    unit: Unit
+
+
+class Published(Part):
+    """The paper's figures for this architecture."""
+
+    params: Positive | None = None
+    cost: Cost | None = None
+    top1: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description='per cent')
+    source: Text = Field(description='where the figures stand: paper, table')
+    reproducible: bool = Field(True, description='false: no network of this description has these figures')
+    note: Text | None = None
+
+    @model_validator(mode='after')
+    def _check_note(self) -> 'Published':
+        if not self.reproducible and self.note is None:
+            raise ValueError('figures that are not reproducible need a note that says why')
+        return self
+
+
+class Measured(Part):
+    """Counted on the network at its input size, batch 1; the only derived figures an entry stores."""
+
+    params: Count
+    macs: Count
+    cost: Count | None = Field(
+        None, description="in published.cost's unit, where that does not follow from macs"
+    )
+
+
+class Weights(Part):
+    """Where one set of weights is (exactly one of hf_hub_id, url, file) and what is known about it."""
+
+    hf_hub_id: HubId | None = None
+    hf_hub_filename: FileName | None = None
+    url: Url | None = None
+    file: SafetensorsName | None = Field(None, description="a file in the entry's own folder")
+    sha256: Sha256 | None = None
+    license: Text | None = None
+    data: Text | None = Field(None, description='what the weights were trained on')
+    crop_pct: Fraction | None = None
+    metrics: dict[Tag, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    note: Text | None = None
+
+    @model_validator(mode='after')
+    def _check_source(self) -> 'Weights':
+        given = [key for key in ('hf_hub_id', 'url', 'file') if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f'exactly one of hf_hub_id, url, file is needed, not {" and ".join(given) or "none"}'
+            )
+        if self.hf_hub_filename is not None and self.hf_hub_id is None:
+            raise ValueError('hf_hub_filename needs hf_hub_id')
+        return self
+
+    @field_serializer('metrics')
+    def _sort_metrics(self, value: dict[str, float] | None) -> dict[str, float] | None:
+        return None if value is None else dict(sorted(value.items()))
+
+
+class Provenance(Part):
+    """Where the architecture comes from, and in a sentence what is known about that and what is not."""
+
+    kind: Literal['paper', 'official_code', 'reconstructed', 'searched']
+    note: Text
+    config: JsonValue = Field(None, description='searched: the configuration of the run')
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    commit: Text | None = None
+    space: JsonValue = Field(None, description='searched: name or definition of the space')
+    cost: dict[Name, JsonValue] | None = Field(None, description='searched: steps, evaluations, ...')
+
+    @model_validator(mode='after')
+    def _check_kind(self) -> 'Provenance':
+        extra = [
+            key for key in ('config', 'seed', 'commit', 'space', 'cost') if getattr(self, key) is not None
+        ]
+        if extra and self.kind != 'searched':
+            raise ValueError(f'{", ".join(extra)} belong to kind "searched", found kind "{self.kind}"')
+        return self
+
+    @field_serializer('config', 'space', 'cost')
+    def _sort_keys(self, value: Any) -> Any:
+        return json.loads(json.dumps(value, sort_keys=True))
+
+
+class Entry(Part):
+    """One architecture of one family with everything that is known about it. See the fields' own classes."""
+
+    model_config = ConfigDict(title='Entry of the searchzoo', serialize_by_alias=True)
+
+    schema_version: Annotated[int, Field(ge=1, le=1)] = Field(alias='schema')
+    name: Name
+    family: str
+    num_classes: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    arch: Annotated[SerializeAsAny[Arch], WithJsonSchema({'type': 'object'})]
+    input: Input
+    published: Published | None = None
+    measured: Measured | None = None
+    weights: dict[Tag, Weights] | None = Field(None, description='by tag; the first is the default')
+    provenance: Provenance
+
+    @field_validator('family')
+    @classmethod
+    def _check_family(cls, family: str) -> str:
+        if family not in FAMILIES:
+            raise ValueError(f'must be one of {", ".join(FAMILIES)}')
+        return family
+
+    @field_validator('arch', mode='plain')
+    @classmethod
+    def _check_arch(cls, arch: Any, info: ValidationInfo) -> Arch:
+        family = info.data.get('family')
+        if family is None:  # the fault in `family` is reported already
+            return Arch.model_construct()
+        arch_class: type[Arch] = FAMILIES[family].Arch
+        if isinstance(arch, Arch):
+            if not isinstance(arch, arch_class):
+                raise ValueError(f'an architecture of family {arch.family}, {family} is needed')
+            return arch
+        return arch_class.model_validate_json(json.dumps(arch))
+
+    @model_validator(mode='after')
+    def _check_measured(self) -> 'Entry':
+        unit = self.published.cost.unit if self.published and self.published.cost else None
+        if self.measured and self.measured.cost is not None and unit not in ('fvcore', 'glit'):
+            raise ValueError('measured.cost is for published.cost of unit fvcore or glit only')
+        return self
+
+    def to_json(self) -> str:
+        """The canonical text of the entry's file: reading and writing it again gives the same bytes."""
+        return format_json(self.model_dump(mode='json', by_alias=True, exclude_none=True))
+
+    def measured_cost(self) -> int | None:
+        """The stored compute figure in the unit of ``published.cost`` (MACs if nothing is published)."""
+        if self.measured is None:
+            return None
+        unit = self.published.cost.unit if self.published and self.published.cost else 'macs'
+        return {'macs': self.measured.macs, 'flops': 2 * self.measured.macs}.get(unit, self.measured.cost)
+
+    def deviations(self) -> dict[str, float]:
+        """Measured over published, minus 1, for ``params`` and ``cost`` where both are known."""
+        found: dict[str, float] = {}
+        if self.published and self.measured and self.published.params:
+            found['params'] = self.measured.params / self.published.params - 1
+        cost = self.measured_cost()
+        if self.published and self.published.cost and cost is not None:
+            found['cost'] = cost / self.published.cost.value - 1
+        return found
+
+
+def read_entry(path: Path | str) -> Entry:
+    """Reads and checks an entry's file.
+
+    Raises:
+        ZooError: With one line for each fault: file, JSON path, what was found, what is allowed.
+    """
+    return make_entry(parse_json(read_file(path), str(path)), str(path))
+
+
+def make_entry(data: Any, where: str = 'entry') -> Entry:
+    """Checks an entry given as the data of its JSON file (dicts, lists, strings, numbers).
+
+    Raises:
+        ZooError: As :func:`read_entry`; ``where`` stands in place of the file.
+    """
+    try:
+        return Entry.model_validate_json(json.dumps(data))
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
+        raise ZooError('\n'.join(describe_faults(error, where, data, Entry))) from None

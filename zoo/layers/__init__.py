@@ -1,0 +1,1 @@
+"""Operators of the families that timm does not have."""
