@@ -1,7 +1,9 @@
-"""What every family's architecture has in common: strict, frozen, bounded data that holds only what a search decides.
+"""What all architectures have in common: strict, frozen, bounded data that holds only what a search decides.
 
-A family's file (``zoo/models/<family>.py``) subclasses :class:`Arch`; the network derives everything else from it.
+A family's file (``zoo/models/<family>.py``) subclasses :class:`Arch`; the network derives everything else
+from it.
 """
+
 import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -13,7 +15,8 @@ from zoo.errors import ZooError
 __all__ = ['Arch', 'Depth', 'Dim', 'Heads', 'Kernel', 'Part', 'Ratio', 'load_arch']
 
 MAX_WEIGHTS = 4_000_000_000
-"""Architectures with more weights than this are refused before any memory is taken (the largest entry has 0.12e9)."""
+"""Architectures with more weights than this are refused before any memory is taken (the largest entry has
+0.12e9)."""
 
 Dim = Annotated[int, Field(ge=1, le=16384)]
 """Channels of a tensor."""
@@ -29,11 +32,13 @@ Ratio = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False)]
 
 class Part(BaseModel):
     """A piece of an architecture: unknown keys, strings for numbers and in-place changes are refused."""
+
     model_config = ConfigDict(extra='forbid', frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Arch(Part):
     """A family's architecture. Subclasses add the decisions and :meth:`num_weights`."""
+
     family: ClassVar[str]
 
     def num_weights(self) -> int:
@@ -64,7 +69,12 @@ def load_arch(cls: type[A], arch: A | dict[str, Any] | str | Path | None) -> A:
         return arch
     if arch is None:
         raise ZooError(f'{cls.family} needs arch=: an architecture as a dict, or the path of an entry file.')
-    from zoo.entry import describe_faults, parse_json, read_entry, read_file  # entry.py needs the families' Arch
+    from zoo.entry import (
+        describe_faults,
+        parse_json,
+        read_entry,
+        read_file,
+    )  # entry.py needs the families' Arch
 
     where = 'arch'
     if isinstance(arch, (str, Path)):
@@ -76,7 +86,9 @@ def load_arch(cls: type[A], arch: A | dict[str, Any] | str | Path | None) -> A:
                 raise ZooError(f'{where}: $.family: found {entry.family!r}, {cls.family!r} is needed here.')
             return entry.arch  # type: ignore[return-value]
     if not isinstance(arch, dict):
-        raise ZooError(f'{where}: found {type(arch).__name__}, an object with the keys of {cls.family} is needed.')
+        raise ZooError(
+            f'{where}: found {type(arch).__name__}, an object with the keys of {cls.family} is needed.'
+        )
     try:
         return cls.model_validate_json(json.dumps(arch))
     except (ValidationError, TypeError, ValueError, RecursionError) as error:

@@ -52,10 +52,11 @@ def build_model(
     except Exception as error:
         if not _is_raised_in(load_pretrained, error.__traceback__):
             raise
-        reason = clip(str(error), 600) or type(error).__name__
-        raise ZooError(
-            f'Weights of {variant} from {_describe_source(cfg)} cannot be loaded: {reason}'
-        ) from error
+        reason = (
+            clip(str(error), 600).rstrip('.') or f'not laid out as in this network ({type(error).__name__})'
+        )
+        place = f'Weights of {variant} from {_describe_source(cfg)}'
+        raise ZooError(f'{place} cannot be loaded: {reason}.') from error
 
 
 def resolve_cfg(

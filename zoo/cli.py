@@ -12,6 +12,8 @@ from zoo.registry import list_entries, load_entry, suggest
 
 __all__ = ['main']
 
+DESCRIPTION = 'Entries of the zoo: lists them, explains them, checks their files, converts official weights.'
+
 EXAMPLES = """examples:
   searchzoo zoo list 'uninet_*'
   searchzoo zoo info s3_tiny --size 512
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        'searchzoo zoo', description=__doc__, epilog=EXAMPLES, formatter_class=raw
+        'searchzoo zoo', description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw
     )
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
@@ -78,16 +80,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--key', help='where in the checkpoint the weights are, such as state_dict_ema')
     command.set_defaults(run=_convert)
 
-    command = commands.add_parser('table', help='print the Markdown table of all entries')
+    command = commands.add_parser(
+        'table',
+        help='print the Markdown table of all entries',
+        epilog='example: searchzoo zoo table --write README.md',
+    )
     command.add_argument('--write', metavar='FILE', help='write it between the markers of this file instead')
     command.set_defaults(run=_table)
 
-    command = commands.add_parser('schema', help="print the JSON Schema of an entry's file")
+    command = commands.add_parser(
+        'schema',
+        help="print the JSON Schema of an entry's file",
+        epilog='example: searchzoo zoo schema --write entry.schema.json',
+    )
     command.add_argument('--write', metavar='FILE', help='write it to this file instead')
     command.set_defaults(run=_schema)
 
     command = commands.add_parser(
-        'measure', help='count params and MACs and store them in entry files, written in canonical form'
+        'measure',
+        help='count params and MACs and store them in entry files, written in canonical form',
+        epilog='example: searchzoo zoo measure my_network.json',
     )
     command.add_argument('files', nargs='+', metavar='FILE')
     command.set_defaults(run=_measure)

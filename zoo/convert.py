@@ -35,7 +35,7 @@ METADATA_KEY = 'searchzoo'
 UNWRAPPED = ('model', 'state_dict', 'model_state_dict', 'net', 'module')
 """Where training scripts put the weights, in the order in which they are looked for."""
 
-_SAFE_GLOBALS = [argparse.Namespace]
+_SAFE_GLOBALS: list[Any] = [argparse.Namespace]
 """What the official checkpoints hold besides plain weights: the options of their training."""
 
 
@@ -98,9 +98,11 @@ def load_checkpoint(path: Path | str) -> Any:
     except SafetensorError as error:
         raise ZooError(f'{path}: not a whole safetensors file: {clip(str(error), 200)}.') from None
     except Exception as error:  # whatever a damaged or hostile file makes torch.load do
-        if blocked := re.findall(r'Unsupported (?:global: GLOBAL|class) (\S+)', str(error)):
-            raise ZooError(f'{path}: refused, reading it would run code: {blocked[0]}.') from None
-        raise ZooError(f'{path}: damaged or not a checkpoint: {clip(str(error), 200)}.') from None
+        blocked = re.search(r'nsupported (?:global: )?GLOBAL (\S+)', str(error))
+        if blocked:
+            raise ZooError(f'{path}: refused, reading it would run code: {blocked[1]}.') from None
+        reason = 'it does not hold plain weights' if 'weights_only' in str(error) else clip(str(error), 200)
+        raise ZooError(f'{path}: damaged or not a checkpoint: {reason or type(error).__name__}.') from None
 
 
 def _unwrap(checkpoint: Any, key: str | None, source: Path) -> tuple[dict[str, Tensor], str]:

@@ -45,7 +45,7 @@ __all__ = [
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]{0,63}$')]
 Tag = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9_]{0,63}$')]
-HubId = Annotated[str, Field(pattern=r'^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?$', max_length=200)]
+HubId = Annotated[str, Field(pattern=r'^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?$', max_length=200)]
 FileName = Annotated[str, Field(pattern=r'^[A-Za-z0-9_][A-Za-z0-9_.-]*$', max_length=200)]
 SafetensorsName = Annotated[str, Field(pattern=r'^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$', max_length=200)]
 Url = Annotated[str, Field(pattern=r'^https://[!-~]+$', max_length=1000)]

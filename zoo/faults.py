@@ -27,7 +27,7 @@ def describe_faults(
     """
     if not isinstance(error, ValidationError):
         return [f'{where}: $: not plain JSON data: {clip(str(error))}.']
-    faults = error.errors(include_url=False)
+    faults = [fault for fault in error.errors(include_url=False) if not _is_echo(fault)]
     lines = []
     for fault in faults[:MAX_FAULTS]:
         known = _known_keys(model, fault['loc'][:-1], data) if fault['type'] == 'extra_forbidden' else []
@@ -37,6 +37,11 @@ def describe_faults(
     return list(dict.fromkeys(lines))
 
 
+def _is_echo(fault: Any) -> bool:
+    """Whether a list counts as too short only because of its items' faults, which are reported anyway."""
+    return fault['type'] == 'too_short' and len(fault['input']) >= fault['ctx']['min_length']
+
+
 def _describe(fault: Any, known: list[str]) -> str:
     kind, message = fault['type'], str(fault['msg'])
     if kind == 'missing':
@@ -44,6 +49,10 @@ def _describe(fault: Any, known: list[str]) -> str:
     if kind == 'extra_forbidden':
         allowed = f'; known are {", ".join(known)}' if known else ''
         return f'found {shorten(fault["input"])}, this key is not known here{allowed}'
+    if kind == 'too_short':
+        return f'found {len(fault["input"])} items, at least {fault["ctx"]["min_length"]} are needed'
+    if kind == 'too_long':
+        return f'found {len(fault["input"])} items, at most {fault["ctx"]["max_length"]} are allowed'
     if kind == 'string_pattern_mismatch':
         message = f'text of the form {fault["ctx"]["pattern"]} is allowed'
     message = message.removeprefix('Value error, ').replace('Input should be', 'must be')

@@ -119,10 +119,10 @@ def _register(entry: Entry, folder: Path | None) -> str:
         folder = None
     known = _ENTRYPOINTS.get(name)
     if known is None:
-        if timm.is_model(name):
-            raise ZooError(f'{name}: this name is taken by a model of timm, choose another one.')
         if hasattr(module, name):
             raise ZooError(f'{name}: this name has another meaning in {module.__name__}, choose another one.')
+        if timm.is_model(name):
+            raise ZooError(f'{name}: this name is taken by a model of timm, choose another one.')
     elif known.entry.arch != entry.arch:
         raise ZooError(f'{name}: this name is taken by another architecture, choose another one.')
     elif known.entry == entry and known.folder == folder:

@@ -16,7 +16,7 @@ COLUMNS = (
     'published params (M)',
     'published cost (G)',
     'deviation: params, cost',
-    'top-1 (%)',
+    'published top-1 (%)',
     'weights',
     'architecture',
 )

@@ -1,14 +1,16 @@
 """S3: vision transformers found by searching the search space (Chen et al., NeurIPS 2021, arXiv 2111.14725).
 
-A hierarchical transformer with shifted-window attention whose block sizes were searched: per stage an embedding
-width and a number of blocks, per block a window, a number of heads (the q-k-v width is 32 x heads and may differ
-from the embedding width) and an MLP ratio (paper, Sec. 3 and Sec. 4.1). The official code (microsoft/Cream, folder
-AutoFormerV2, MIT) releases three networks and no search; its weights load through :func:`checkpoint_filter_fn`, as
-do timm's re-hosted ones (``swin_s3_*``).
+A hierarchical transformer with shifted-window attention whose block sizes were searched: per stage an
+embedding width and a number of blocks, per block a window, a number of heads (the q-k-v width is 32 x heads
+and may differ from the embedding width) and an MLP ratio (paper, Sec. 3 and Sec. 4.1). The official code
+(microsoft/Cream, folder AutoFormerV2, MIT) releases three networks and no search; its weights load through
+:func:`checkpoint_filter_fn`, as do timm's re-hosted ones (``swin_s3_*``).
 
-Here nothing depends on the input size: a map smaller than its window shrinks the window and uses the centre of its
-relative-position table, a map that is no multiple of the window is padded and the padded keys are masked.
+Here nothing depends on the input size: a map smaller than its window shrinks the window and uses the centre
+of its relative-position table, a map that is no multiple of the window is padded and the padded keys are
+masked.
 """
+
 import math
 import re
 from collections.abc import Sequence
@@ -25,9 +27,7 @@ from timm.layers import (
     LayerNorm2d,
     Mlp,
     PatchEmbed,
-    _assert,
     calculate_drop_path_rates,
-    get_device_dtype,
     resample_patch_embed,
     resize_rel_pos_bias_table,
     to_2tuple,
@@ -43,10 +43,11 @@ from timm.models.swin_transformer import PatchMerging
 from torch import nn
 
 from zoo import arch as zoo_arch
-from zoo._timm_compat import feature_take_indices, generate_default_cfgs, update_model_input_size
-from zoo.arch import Depth, Dim, Heads, Kernel, Part, Ratio, load_arch
+from zoo._timm_compat import generate_default_cfgs, update_model_input_size
+from zoo.arch import Dim, Heads, Kernel, Part, Ratio, load_arch
 from zoo.build import build_model
 from zoo.errors import ZooError
+from zoo.staged import StagedNet
 
 __all__ = ['S3', 'Arch']
 
@@ -73,7 +74,7 @@ class StageArch(Part):
 
 
 class Arch(zoo_arch.Arch):
-    """What the search decides, stage by stage (paper, Sec. 3.1: depth, embedding, q-k-v width, MLP ratio, window)."""
+    """What the search decides, stage by stage (paper, Sec. 3.1)."""
 
     family = 's3'
     stages: tuple[StageArch, ...] = Field(min_length=1, max_length=6)
@@ -113,8 +114,9 @@ def relative_position_bias(table: torch.Tensor, height: int, width: int) -> torc
 def _attends(size: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
     """Which positions along one axis see each other: (windows, window, window) bool, query before key.
 
-    The axis is padded to whole windows and rolled by -shift. Positions from the two ends of the map, which the roll
-    puts into one window, do not see each other; nothing sees padding, except padding (so that no row is empty).
+    The axis is padded to whole windows and rolled by -shift. Positions from the two ends of the map, which
+    the roll puts into one window, do not see each other; nothing sees padding, except padding (so that no row
+    is empty).
     """
     padded = math.ceil(size / window) * window
     position = torch.arange(padded, device=device)
@@ -125,7 +127,7 @@ def _attends(size: int, window: int, shift: int, device: torch.device) -> torch.
 
 
 def window_mask(height: int, width: int, window: Window, shift: Window, device: torch.device) -> torch.Tensor:
-    """Which tokens attend to which inside each shifted window of a padded map: (windows, N, N) bool, N = window area."""
+    """Which of a window's N tokens see each other, on a padded and shifted map: (windows, N, N) bool."""
     rows = _attends(height, window[0], shift[0], device)
     cols = _attends(width, window[1], shift[1], device)
     area = window[0] * window[1]
@@ -180,8 +182,10 @@ class WindowAttention(nn.Module):
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def window_and_shift(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """The window's height and width and their shifts on a map of this size: an axis no larger than its window
-        has one window, as long as the axis, and no shift."""
+        """The window's height and width and their shifts on a map of this size.
+
+        An axis no larger than its window has one window, as long as the axis, and no shift.
+        """
         win_h, win_w = self.window_size
         shift_h, shift_w = (win_h // 2, win_w // 2) if self.shifted else (0, 0)
         if not self.always_partition:
@@ -215,7 +219,9 @@ class WindowAttention(nn.Module):
         rows, cols = (H + pad_h) // win_h, (W + pad_w) // win_w
 
         x = x.view(B, rows, win_h, cols, win_w, C).permute(0, 1, 3, 2, 4, 5).reshape(-1, area, C)
-        qkv = self.qkv(x).view(B, rows * cols, area, 3, self.num_heads, self.head_dim).permute(3, 0, 1, 4, 2, 5)
+        qkv = (
+            self.qkv(x).view(B, rows * cols, area, 3, self.num_heads, self.head_dim).permute(3, 0, 1, 4, 2, 5)
+        )
         bias = relative_position_bias(self.relative_position_bias_table, win_h, win_w).to(x.dtype)
         if padded or shifted:
             # windows differ in their masks, so they join the heads: one mask then serves the whole batch
@@ -273,7 +279,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halves the map (all stages but the first) and runs the stage's blocks; every second one has shifted windows."""
+    """Halves the map (not in the first stage) and runs blocks, of which every second has shifted windows."""
 
     def __init__(
         self,
@@ -294,7 +300,9 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(
             *[
                 Block(dim, block, window, shifted=j % 2 == 1, drop_path=rate, **block_args, **dd)
-                for j, (block, window, rate) in enumerate(zip(arch.blocks, window_sizes, drop_path, strict=True))
+                for j, (block, window, rate) in enumerate(
+                    zip(arch.blocks, window_sizes, drop_path, strict=True)
+                )
             ]
         )
 
@@ -308,7 +316,7 @@ class Stage(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-class S3(nn.Module):
+class S3(StagedNet):
     """The network of an :class:`Arch`; takes images of any size, (B, in_chans, H, W)."""
 
     def __init__(
@@ -330,13 +338,15 @@ class S3(nn.Module):
         """
         Args:
             arch: The architecture.
-            img_size: Nominal size, the one that :meth:`set_input_size` scales windows from. Nothing is built from it.
+            img_size: Nominal size, the one that :meth:`set_input_size` scales windows from. Nothing is built
+            from it.
             in_chans: Channels of the image.
             num_classes: Classes; 0 for no classifier.
             global_pool: Any pooling of timm's ``ClassifierHead``; ``''`` for none.
-            window_size: Replaces the windows of arch: one for all, or per stage either one or a (height, width) for
-                each block.
-            always_partition: Shift windows also on maps no larger than the window, as timm's Swin option does.
+            window_size: Replaces the windows of arch: one for all, or per stage either one or a (height,
+                width) for each block.
+            always_partition: Shift windows also on maps no larger than the window, as timm's Swin option
+            does.
             drop_rate: Dropout before the classifier.
             proj_drop_rate: Dropout after projections and in MLPs.
             attn_drop_rate: Dropout of attention weights.
@@ -355,7 +365,8 @@ class S3(nn.Module):
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.global_pool = global_pool
-        self.embed_dim = dims[0]
+        self.stem_name, self.final_name, self.final_is_norm = 'patch_embed', 'norm', True
+        self.stage_ends = list(range(len(stages)))
         self.stride = PATCH_SIZE * 2 ** (len(stages) - 1)
 
         norm_layer = partial(LayerNorm2d, eps=1e-5)
@@ -393,26 +404,13 @@ class S3(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self, needs_reset: bool = True) -> None:
-        """Truncated normal (0.02) for linear layers and tables, as in the official code; torch's default elsewhere."""
+        """Truncated normal (0.02) for linear layers and tables, as in the official code; torch's default
+        elsewhere."""
         named_apply(partial(_init_weights, needs_reset=needs_reset), self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if 'relative_position_bias_table' in name}
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        blocks = [
-            (r'^stages\.(\d+)\.downsample', (0,)),
-            (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-            (r'^norm', (99999,)),
-        ]
-        return dict(stem=r'^patch_embed', blocks=r'^stages\.(\d+)' if coarse else blocks)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def set_input_size(
@@ -424,7 +422,8 @@ class S3(nn.Module):
         """Adapts the windows to another nominal size; inputs of any size work without it.
 
         Args:
-            img_size: New nominal size. Without window_size every window keeps its ratio to the map, as in timm.
+            img_size: New nominal size. Without window_size every window keeps its ratio to the map, as in
+            timm.
             window_size: New windows, as in the constructor.
             always_partition: Changes that option if given.
         """
@@ -435,7 +434,10 @@ class S3(nn.Module):
             grids = [[math.ceil(s / PATCH_SIZE) for s in size] for size in (new_size, self.img_size)]
             windows = [
                 [
-                    tuple(max(1, w * new // old) for w, new, old in zip(block.attn.window_size, *grids, strict=True))
+                    tuple(
+                        max(1, w * new // old)
+                        for w, new, old in zip(block.attn.window_size, *grids, strict=True)
+                    )
                     for block in stage.blocks
                 ]
                 for stage in self.stages
@@ -448,88 +450,12 @@ class S3(nn.Module):
         self.img_size = new_size
         update_model_input_size(self, new_size, window_size=windows, always_partition=always_partition)
 
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        self.head.reset(
-            num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self)
-        )
-        self.head_hidden_size = self.head.num_features
-        if global_pool is not None:
-            self.global_pool = global_pool
-
-    def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = 'NCHW',
-        intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """The output of the stages as (B, C, H, W) maps.
-
-        Args:
-            x: Images.
-            indices: Stages to return: the last n for an int, all for None.
-            norm: Apply the final norm to the last stage's map.
-            stop_early: Do not run stages after the last one asked for.
-            output_fmt: Only 'NCHW'.
-            intermediates_only: Return the maps alone, without the final features.
-        """
-        _assert(output_fmt == 'NCHW', 'Output shape must be NCHW.')
-        intermediates = []
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        last = len(self.stages) - 1
-        x = self._embed(x)
-        i = 0
-        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice
-            stages = self.stages
-        else:
-            stages = self.stages[: max_index + 1]
-        for i, stage in enumerate(stages):
-            x = stage(x)
-            if i in take_indices:
-                intermediates.append(self.norm(x) if norm and i == last else x)
-        if intermediates_only:
-            return intermediates
-        if i == last:
-            x = self.norm(x)
-        return x, intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drops the stages after the last of `indices`, and with them the final norm and the head."""
-        take_indices, max_index = feature_take_indices(len(self.stages), indices)
-        prune_end = max_index < len(self.stages) - 1
-        self.stages = self.stages[: max_index + 1]
-        if prune_norm or prune_end:
-            self.norm = nn.Identity()
-        if prune_end:
-            self.num_features = self.head_hidden_size = self.feature_info[max_index]['num_chs']
-        if prune_head or prune_end:
-            self.reset_classifier(0, '')
-        return take_indices
-
-    def _embed(self, x: torch.Tensor) -> torch.Tensor:
-        message = f'The input is smaller than {self.stride} x {self.stride} pixels, the stride of the network.'
-        _assert(x.shape[2] >= self.stride, message)
-        _assert(x.shape[3] >= self.stride, message)
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_size(x)
         return self.patch_embed(x)
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) to (B, C, H / 32, W / 32) for four stages."""
-        return self.norm(self.stages(self._embed(x)))
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x)
 
 
 def _init_weights(module: nn.Module, name: str = '', needs_reset: bool = True) -> None:
@@ -551,8 +477,8 @@ def resolve_window_sizes(window_size: WindowSpec, depths: Sequence[int]) -> list
         blocks = [to_2tuple(w) for w in ([stage] * depth if isinstance(stage, int) else stage)]
         if len(blocks) != depth or any(len(w) != 2 or min(w) < 1 for w in blocks):
             raise ZooError(
-                f'window_size: found {stage!r} for stage {i}, a positive integer or {depth} (height, width) pairs '
-                'are needed.'
+                f'window_size: found {stage!r} for stage {i}, a positive integer or {depth} (height, width) '
+                'pairs are needed.'
             )
         windows.append(blocks)
     return windows
@@ -571,8 +497,9 @@ def resize_table(table: torch.Tensor, window_size: Window) -> torch.Tensor:
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
     """Maps the official layout, timm's ``swin_s3_*`` layout or our own to this model's keys and window sizes.
 
-    The official code merges patches at the end of a stage and names the classifier ``head``; timm merges at the start
-    of the next and names it ``head.fc``, as we do. Both flatten the two axes of the relative-position tables.
+    The official code merges patches at the end of a stage and names the classifier ``head``; timm merges at
+    the start of the next and names it ``head.fc``, as we do. Both flatten the two axes of the
+    relative-position tables.
     """
     state_dict = state_dict.get('model', state_dict)
     official = 'layers.0.downsample.reduction.weight' in state_dict

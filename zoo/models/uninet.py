@@ -27,9 +27,7 @@ from timm.layers import (
     LayerScale,
     Mlp,
     SqueezeExcite,
-    _assert,
     calculate_drop_path_rates,
-    get_device_dtype,
     make_divisible,
     to_2tuple,
     trunc_normal_,
@@ -38,12 +36,13 @@ from timm.models import checkpoint_seq, named_apply, register_model
 from torch import Tensor, nn
 
 from zoo import arch as base
-from zoo._timm_compat import feature_take_indices, generate_default_cfgs
+from zoo._timm_compat import generate_default_cfgs
 from zoo.build import build_model
 from zoo.errors import ZooError
 from zoo.layers.context_downsample import ContextDownsample, LocalDownsample, PoolShortcut
 from zoo.layers.local_attention import SelfAttention
 from zoo.layers.token_mixing import TokenMixing, resample_token_mixing
+from zoo.staged import StagedNet
 
 __all__ = ['Arch', 'UniNet']
 
@@ -366,7 +365,7 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class UniNet(nn.Module):
+class UniNet(StagedNet):
     """The network of an :class:`Arch`, for images of any size from its stride on.
 
     Args:
@@ -402,6 +401,7 @@ class UniNet(nn.Module):
         self.in_chans = in_chans
         self.num_classes = num_classes
         reductions = arch.reductions()
+        self.stem_name, self.final_name, self.final_is_norm = 'stem', 'conv_head', False
         self.stride = reductions[-1]
 
         check_token_mixing(arch, self.img_size)
@@ -436,106 +436,12 @@ class UniNet(nn.Module):
         """
         named_apply(partial(_init_weights, needs_reset=needs_reset), self)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return set()
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        stages = [(r'^stages\.(\d+)', None)]
-        blocks = [(r'^stages\.(\d+)\.downsample', (0,)), (r'^stages\.(\d+)\.blocks\.(\d+)', None)]
-        return {'stem': r'^stem', 'blocks': [*(stages if coarse else blocks), (r'^conv_head', (99999,))]}
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier; without ``global_pool`` the pooling stays."""
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = 'NCHW',
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features before the head's convolution.
-
-        Args:
-            x: Tensor[B, in_chans, H, W].
-            indices: Which of ``feature_info``; the last n if an int, all if None.
-            norm: Has no effect, there is no norm between the last stage and the head.
-            stop_early: Do not run stages after the last one asked for.
-            output_fmt: 'NCHW'.
-            intermediates_only: Return the list alone.
-
-        Returns:
-            What :meth:`forward_features` gives, and the list of maps.
-        """
-        assert output_fmt == 'NCHW', 'Output format must be NCHW.'
-        take_indices, max_index = feature_take_indices(len(self.stage_ends), indices)
-        take_stages = [self.stage_ends[i] for i in take_indices]
-        intermediates = []
-        x = self._embed(x)
-        if (
-            torch.jit.is_scripting() or not stop_early
-        ):  # no slices and no conditional expression in TorchScript
-            stages = self.stages
-        else:
-            stages = self.stages[: self.stage_ends[max_index] + 1]  # type: ignore[assignment]
-        stage_index = 0
-        for stage_index, stage in enumerate(stages):
-            x = stage(x)
-            if stage_index in take_stages:
-                intermediates.append(x)
-        if intermediates_only:
-            return intermediates
-        if stage_index == self.stage_ends[-1]:
-            x = self.conv_head(x)
-        return x, intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Removes what the chosen features do not need; the convolution before the pooling counts as head."""
-        take_indices, max_index = feature_take_indices(len(self.stage_ends), indices)
-        prune_end = prune_norm or prune_head or max_index < len(self.stage_ends) - 1
-        self.stages = self.stages[: self.stage_ends[max_index] + 1]  # type: ignore[assignment]
-        if prune_end:
-            self.conv_head = nn.Identity()  # type: ignore[assignment]
-            self.num_features = self.arch.stages[self.stage_ends[max_index]].channels
-            self.reset_classifier(0, '')
-        return take_indices
-
-    def _embed(self, x: Tensor) -> Tensor:
-        message = (
-            f'The input is smaller than {self.stride} x {self.stride} pixels, the stride of the network.'
-        )
-        _assert(x.shape[2] >= self.stride, message)
-        _assert(x.shape[3] >= self.stride, message)
+    def embed(self, x: Tensor) -> Tensor:
+        self.check_size(x)
         return self.stem(x)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Tensor[B, in_chans, H, W] -> Tensor[B, num_features, H / 32, W / 32], sizes rounded up."""
-        return self.conv_head(self.stages(self._embed(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+    def finish(self, x: Tensor) -> Tensor:
+        return self.conv_head(x)
 
 
 def _init_weights(module: nn.Module, name: str = '', needs_reset: bool = True) -> None:

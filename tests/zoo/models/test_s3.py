@@ -1,4 +1,5 @@
 """S3: the official outputs, timm's networks, and what the network promises for any input size."""
+
 import copy
 import pickle
 
@@ -10,14 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import ZooError
-from zoo.models.s3 import S3, WindowAttention, build, checkpoint_filter_fn, relative_position_bias, window_mask
+from zoo.models.s3 import (
+    S3,
+    WindowAttention,
+    build,
+    checkpoint_filter_fn,
+    relative_position_bias,
+    window_mask,
+)
 
 OFFICIAL = {'s3_tiny': 'S3-T', 's3_small': 'S3-S', 's3_base': 'S3-B'}
 PARAMS = {'s3_tiny': 28_328_674, 's3_small': 49_737_298, 's3_base': 71_125_762}
 
 
 def small_arch() -> dict:
-    """q-k-v widths that differ from the embedding widths, windows that differ inside a stage and divide no map."""
+    """q-k-v widths unlike the embedding widths, windows that differ inside a stage and divide no map."""
     stages = []
     for dim, heads, windows in [(24, 1, (3, 5)), (40, 2, (4,)), (48, 1, (7, 7, 2)), (64, 3, (6, 3))]:
         blocks = [{'num_heads': heads, 'window_size': w, 'mlp_ratio': 1.5} for w in windows]
@@ -89,33 +97,34 @@ def test_larger_images_equal_timm_where_nothing_is_padded(size, always_partition
 
 
 def naive_attention(attn: WindowAttention, x: torch.Tensor) -> torch.Tensor:
-    """Loops over the tokens of one image (H, W, C): each attends to the tokens of its own window that exist."""
+    """Loops over the tokens of an image (H, W, C): each attends to the existing tokens of its window."""
     H, W, _ = x.shape
     win_h, win_w, shift_h, shift_w = attn.window_and_shift(H, W)
     table, (table_h, table_w) = attn.relative_position_bias_table, attn.window_size
     qkv = F.linear(x, attn.qkv.weight, attn.qkv.bias).view(H, W, 3, attn.num_heads, 32)
     # shifted windows start `shift` tokens into the map; the tokens before them make smaller windows
-    window_of = [
-        [((i - shift_h) // win_h, (j - shift_w) // win_w) for j in range(W)] for i in range(H)
-    ]
+    window_of = [[((i - shift_h) // win_h, (j - shift_w) // win_w) for j in range(W)] for i in range(H)]
     out = torch.zeros(H, W, attn.num_heads * 32, dtype=x.dtype)
     for i in range(H):
         for j in range(W):
             keys = [(a, b) for a in range(H) for b in range(W) if window_of[a][b] == window_of[i][j]]
             for h in range(attn.num_heads):
-                scores = torch.stack([
-                    qkv[i, j, 0, h] @ qkv[a, b, 1, h] / 32**0.5
-                    + table[i - a + table_h - 1, j - b + table_w - 1, h] for a, b in keys
-                ])
+                scores = torch.stack(
+                    [
+                        qkv[i, j, 0, h] @ qkv[a, b, 1, h] / 32**0.5
+                        + table[i - a + table_h - 1, j - b + table_w - 1, h]
+                        for a, b in keys
+                    ]
+                )
                 values = torch.stack([qkv[a, b, 2, h] for a, b in keys])
-                out[i, j, 32 * h: 32 * h + 32] = scores.softmax(0) @ values
+                out[i, j, 32 * h : 32 * h + 32] = scores.softmax(0) @ values
     return attn.proj(out)
 
 
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize('size', [(7, 7), (9, 4), (5, 12), (1, 1), (3, 8)])
 def test_window_attention_equals_a_loop_over_tokens(shifted, size):
-    """Padding and shifts are invisible: a token sees the tokens of its window that exist, and nothing else."""
+    """Padding and shifts are invisible: a token sees the existing tokens of its window, nothing else."""
     torch.manual_seed(1)
     attn = WindowAttention(12, 2, (4, 4), shifted).double()
     attn.relative_position_bias_table.data.normal_()
@@ -161,7 +170,9 @@ def test_any_input_size(size):
     x = torch.randn(2, 3, *size)
     with torch.no_grad():
         final, maps = net.forward_intermediates(x)
-        expected = [(2, info['num_chs'], *[-(-s // info['reduction']) for s in size]) for info in net.feature_info]
+        expected = [
+            (2, info['num_chs'], *[-(-s // info['reduction']) for s in size]) for info in net.feature_info
+        ]
         assert [tuple(m.shape) for m in maps] == expected
         assert torch.equal(final, net.forward_features(x))
         torch.testing.assert_close(net(x), torch.cat([net(x[:1]), net(x[1:])]), rtol=1e-4, atol=1e-5)
@@ -217,7 +228,10 @@ def test_weights_of_other_windows_are_resized_on_load():
         (dict(window_size=(7, 7, 7, [(7, 7)])), 'for stage 3'),
         (dict(arch={'stages': []}), r'arch: \$.stages'),
         (dict(arch=None), 'needs arch='),
-        (dict(arch={'stages': [{'embed_dim': 8, 'blocks': [{'num_heads': 0, 'window_size': 7}]}]}), 'num_heads'),
+        (
+            dict(arch={'stages': [{'embed_dim': 8, 'blocks': [{'num_heads': 0, 'window_size': 7}]}]}),
+            'num_heads',
+        ),
         (dict(arch='no/such/file.json'), 'no/such/file.json'),
     ],
 )
