@@ -1,0 +1,1 @@
+"""Detection, segmentation, retrieval and fine-grained training with the zoo's models."""

@@ -1,0 +1,7 @@
+"""``python -m downstream ...`` is ``searchzoo downstream ...``."""
+
+import sys
+
+from zoo.console import main
+
+sys.exit(main(['downstream', *sys.argv[1:]]))

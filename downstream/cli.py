@@ -1,0 +1,12 @@
+"""``searchzoo downstream ...``: says that this release has no such commands."""
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ['main']
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one sentence on standard error, whatever ``argv``; the exit code is a usage error's, 2."""
+    print('error: the detection and segmentation adapters are not part of this release.', file=sys.stderr)
+    return 2

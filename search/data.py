@@ -1,0 +1,225 @@
+"""One door to data: scikit-learn's digits, and every name that ``timm.data.create_dataset`` takes.
+
+A data set has three roles: ``train`` teaches weights, ``val`` chooses between candidates, ``test`` is read
+once, for the final figure. Images are addressed by (epoch, index), and their augmentation is seeded by that,
+so that a run sees the same bytes whatever the number of workers and wherever it was interrupted.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from timm.data import create_transform
+from torch.utils.data import DataLoader, Dataset
+
+from search.seeding import derive_seed, forked_rng
+from search.sources import DataConfig, Role, carve, check_config, digits_indices, open_split, read_labels
+from zoo.arch import Part
+from zoo.entry import Input
+from zoo.errors import ZooError
+
+__all__ = ['Augment', 'Data', 'DataConfig', 'Images', 'Role', 'eval_batches', 'train_batches']
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Augment(Part):
+    """Random changes of training images, in timm's words and with timm's transforms."""
+
+    scale: tuple[Probability, Probability] = (0.08, 1.0)
+    ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.3333333333333333)
+    hflip: Probability = 0.5
+    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    auto_augment: str | None = None
+    re_prob: Probability = Field(0.0, description='random erasing')
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description='alpha')
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description='alpha')
+
+
+class Images(Dataset):
+    """Some images of a data set through a transform, by (epoch, index), as (Tensor[C, H, W], label)."""
+
+    def __init__(self, source: Any, indices: Sequence[int], transform: Any, mode: str, seed: int | None):
+        """
+        Args:
+            source: Gives (PIL image, label) by index.
+            indices: Which of them.
+            transform: From PIL image to tensor.
+            mode: PIL mode, 'L' or 'RGB'.
+            seed: Of a random transform; None for one that is not random.
+        """
+        self.source = source
+        self.indices = indices
+        self.transform = transform
+        self.mode = mode
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        epoch, index = key
+        image, label = self.source[self.indices[index]]
+        image = image.convert(self.mode)
+        if self.seed is None:
+            return self.transform(image), int(label)
+        with forked_rng(self.seed, 'augment', epoch, index):
+            return self.transform(image), int(label)
+
+    def tensors(self, batch_size: int = 256, num_workers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """All images (N, C, H, W), float32, and labels (N,) at once."""
+        batches = list(eval_batches(self, batch_size, num_workers))
+        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+class Data:
+    """A data set by role. Nothing of a split is read before its role is asked for."""
+
+    def __init__(self, config: DataConfig, image: Input):
+        """
+        Args:
+            config: The data set.
+            image: Size and preprocessing; one or three channels.
+
+        Raises:
+            ZooError: The name is unknown, or roles share a split.
+        """
+        if image.size[0] not in (1, 3):
+            raise ZooError(f'input.size: found {image.size[0]} channels, data sets give 1 (grey) or 3 (RGB).')
+        check_config(config)
+        self.config = config
+        self.input = image
+        self._sources: dict[str, Any] = {}
+        self._carved: dict[str, list[int]] | None = None
+
+    def images(self, role: Role, augment: Augment | None = None, seed: int | None = None) -> Images:
+        """The images of a role, unchanged or, with ``augment`` and ``seed``, randomly changed."""
+        source, indices = self._select(role)
+        if not indices:
+            raise ZooError(f'data: {self._label()} has no images for {role}.')
+        mode = 'L' if self.input.size[0] == 1 else 'RGB'
+        return Images(source, indices, self._transform(augment), mode, None if augment is None else seed)
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Classes of the training split, numbered from 0."""
+        return max(read_labels(self._source('train'), self._label())) + 1
+
+    def _label(self) -> str:
+        return f'{self.config.name!r}' + (f' in {self.config.root}' if self.config.root else '')
+
+    def _select(self, role: Role) -> tuple[Any, Sequence[int]]:
+        if self.config.name == 'digits':
+            return self._source('train'), digits_indices(role, self._source('train'))
+        own = {'val': self.config.val, 'test': self.config.test}.get(role)
+        if own is not None:
+            source = self._source(role)
+            if max(read_labels(source, self._label())) >= self.num_classes:
+                raise ZooError(f'data: {self._label()}: {role} has classes that train does not have.')
+            return source, range(len(source))
+        return self._source('train'), self._carve()[role]
+
+    def _carve(self) -> dict[str, list[int]]:
+        """Indices into the train split by role; what is not carved for val or test stays train."""
+        if self._carved is None:
+            labels = read_labels(self._source('train'), self._label())
+            rest = list(range(len(labels)))
+            carved = {}
+            for role, split, size in (
+                ('test', self.config.test, self.config.test_size),
+                ('val', self.config.val, self.config.val_size),
+            ):
+                if split is None:
+                    count = round(size * len(labels)) if size < 1 else int(size)
+                    rest, carved[role] = carve(rest, labels, count, derive_seed(self.config.split_seed, role))
+            self._carved = {'train': rest, **carved}
+        return self._carved
+
+    def _source(self, role: Role) -> Any:
+        split = getattr(self.config, role)
+        if split not in self._sources:
+            self._sources[split] = open_split(self.config, split)
+        return self._sources[split]
+
+    def _transform(self, augment: Augment | None) -> Any:
+        image = self.input
+        args: dict[str, Any] = dict(
+            input_size=image.size, interpolation=image.interpolation, mean=image.mean, std=image.std
+        )
+        if augment is None:
+            return create_transform(**args, crop_pct=image.crop_pct, crop_mode=image.crop_mode)
+        args |= augment.model_dump(exclude={'mixup', 'cutmix'})
+        try:
+            return create_transform(**args, is_training=True, re_mode='pixel')
+        except (AssertionError, KeyError, ValueError, IndexError) as error:
+            reason = f'{type(error).__name__} {error}'.strip()
+            raise ZooError(f'augment: timm does not take {augment.auto_augment!r}: {reason}.') from None
+
+
+class _TrainKeys:
+    """The (epoch, index) keys of each step's batch; a step's depend on nothing but the seed and the step."""
+
+    def __init__(self, size: int, batch_size: int, seed: int, start: int, stop: int):
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps_per_epoch = self.size // self.batch_size
+        order: list[int] = []
+        order_epoch = -1
+        for step in range(self.start, self.stop):
+            epoch, i = divmod(step, steps_per_epoch)
+            if epoch != order_epoch:
+                rng = np.random.Generator(np.random.PCG64(derive_seed(self.seed, 'order', epoch)))
+                order, order_epoch = np.argsort(rng.random(self.size), kind='stable').tolist(), epoch
+            yield [(epoch, index) for index in order[i * self.batch_size : (i + 1) * self.batch_size]]
+
+
+def train_batches(
+    images: Images, batch_size: int, seed: int, start: int, stop: int, num_workers: int = 0
+) -> DataLoader:
+    """Batches of steps ``start`` to ``stop``, shuffled anew each epoch, without its incomplete last one.
+
+    Args:
+        images: What to train on.
+        batch_size: Images of a step.
+        seed: Of the order.
+        start: First step, counted from the beginning of the training.
+        stop: Step after the last one.
+        num_workers: Processes that load; the batches do not depend on it.
+
+    Raises:
+        ZooError: There are fewer images than a batch has.
+    """
+    if len(images) < batch_size:
+        raise ZooError(
+            f'batch_size: found {batch_size}, at most the {len(images)} training images are allowed.'
+        )
+    keys = _TrainKeys(len(images), batch_size, seed, start, stop)
+    return DataLoader(images, batch_sampler=keys, **_loader_args(num_workers))  # type: ignore[arg-type]
+
+
+def eval_batches(images: Images, batch_size: int, num_workers: int = 0) -> DataLoader:
+    """All images once, in order."""
+    keys = [
+        [(0, i) for i in range(first, min(first + batch_size, len(images)))]
+        for first in range(0, len(images), batch_size)
+    ]
+    return DataLoader(images, batch_sampler=keys, **_loader_args(num_workers))  # type: ignore[arg-type]
+
+
+def _loader_args(num_workers: int) -> dict[str, Any]:
+    # a generator of its own, so that a loader does not advance torch's global one
+    return dict(num_workers=num_workers, generator=torch.Generator(), worker_init_fn=_ignore_interrupt)
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main one decides when the workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,108 @@
+"""What a search leaves behind: the weights and the entry that timm builds the found network from.
+
+Both are the same bytes for the same run: no times, no paths, and a single key in the weights' metadata.
+"""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from search.data import Role
+from search.problem import Problem
+from search.space import Genotype
+from search.training import device, evaluate
+from zoo.arch import Arch
+from zoo.entry import make_entry
+from zoo.profile import profile
+
+__all__ = ['entry_bytes', 'measure', 'weights_bytes']
+
+HOW = {
+    'retrain': 'Trained from scratch on the train split.',
+    'inherit': 'Taken from the supernet, which was trained on the train split; not trained further.',
+}
+
+
+def weights_bytes(problem: Problem, arch: Arch, tensors: dict[str, torch.Tensor]) -> bytes:
+    """The safetensors file of a network: its state dict, and in the metadata what is needed to build it."""
+    about = {
+        'name': problem.config.name,
+        'family': problem.space.family,
+        'arch': arch.model_dump(mode='json'),
+        'num_classes': problem.data.num_classes,
+        'input': problem.config.input.model_dump(mode='json'),
+    }
+    # with several keys their order would vary from process to process
+    metadata = {'searchzoo': json.dumps(about, sort_keys=True)}
+    return save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
+
+
+def measure(problem: Problem, arch: Arch, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Accuracy on val and on test, which is read here for the first time."""
+    model = problem.build(arch).to(device())
+    model.load_state_dict(weights)
+    config = problem.config
+    return {
+        f'{role}_{metric}': value
+        for role in ('val', 'test')
+        for metric, value in evaluate(
+            model, problem.data.images(role), config.search.batch_size, config.data.num_workers
+        ).items()
+    }
+
+
+def entry_bytes(
+    problem: Problem, genotype: Genotype, weights: bytes, cost: dict[str, Any], commit: str | None
+) -> bytes:
+    """The entry's file.
+
+    Args:
+        problem: What was searched.
+        genotype: What was found.
+        weights: The safetensors file beside the entry.
+        cost: What the search took, in steps and evaluations.
+        commit: Of the code.
+    """
+    config = problem.config
+    arch = problem.space.decode(genotype)
+    model = problem.build(arch, device='meta')
+    measured = profile(model, config.input.size)
+    data_name = config.data.name
+    metrics = measure(problem, arch, load(weights))
+    roles: tuple[Role, ...] = ('train', 'val', 'test')
+    sizes = {role: len(problem.data.images(role)) for role in roles}
+    record = {
+        'file': f'{config.name}.safetensors',
+        'sha256': hashlib.sha256(weights).hexdigest(),
+        'data': f'{data_name}: {sizes["train"]} images of its train split',
+        'metrics': metrics,
+        'note': f'{HOW[config.weights]} Accuracies in per cent, float32, on {sizes["val"]} images that chose '
+        f'the architecture (val) and {sizes["test"]} that were read only after that (test).',
+    }
+    decisive = config.decisive()
+    provenance = {
+        'kind': 'searched',
+        'note': f'Found by {config.search.strategy.get("name")} among {problem.space.space.size():.4g} '
+        f'architectures, scored on {sizes["val"]} held-out images with the weights of a supernet.',
+        'config': decisive,
+        'seed': config.seed,
+        'commit': commit,
+        'space': config.space,
+        'cost': cost,
+    }
+    entry = {
+        'schema': 1,
+        'name': config.name,
+        'family': problem.space.family,
+        'num_classes': problem.data.num_classes,
+        'arch': arch.model_dump(mode='json'),
+        'input': decisive['input'],
+        'measured': {'params': measured.params, 'macs': measured.macs},
+        'weights': {re.sub(r'[^a-z0-9]+', '_', data_name.lower()).strip('_')[:64]: record},
+        'provenance': {key: value for key, value in provenance.items() if value is not None},
+    }
+    return make_entry(entry).to_json().encode()

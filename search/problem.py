@@ -1,0 +1,161 @@
+"""What a config means: its data, its space, its limits, and the networks that are trained and written."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from search.budget import BudgetSampler, Limits
+from search.config import RunConfig
+from search.cost import Cost, CostModel
+from search.data import Data, train_batches
+from search.run import Run
+from search.sampling import Sampler, SpaceSampler
+from search.seeding import derive_seed, forked_rng
+from search.space import Genotype
+from search.spaces import FamilySpace, load_space
+from search.strategies import Strategy, make_strategy
+from search.supernet import Supernet
+from search.training import Network, Recipe, train
+from zoo import __version__
+from zoo.arch import Arch
+from zoo.errors import ZooError
+from zoo.models import FAMILIES
+from zoo.registry import list_entries, load_entry
+
+__all__ = ['Problem', 'versions']
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A config with what follows from it. Making one refuses what cannot work, before anything is written."""
+
+    config: RunConfig
+
+    def __post_init__(self) -> None:
+        check_name(self.config.name, self.space.family)
+        self.make_strategy()
+        self.data.images('val')
+        for recipe in filter(None, (self.config.supernet.recipe, self.config.retrain)):
+            images = self.data.images('train', recipe.augment, 0)
+            train_batches(images, recipe.batch_size, 0, 0, 0)
+
+    @cached_property
+    def data(self) -> Data:
+        return Data(self.config.data, self.config.input)
+
+    @cached_property
+    def space(self) -> FamilySpace:
+        return load_space(self.config.space, self.config.input.size)  # type: ignore[arg-type]
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        return self.space.cost_model(self.data.num_classes)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The candidates: the space, or what the limits leave of it."""
+        limits = self.config.search.limits
+        if limits.params is None and limits.macs is None:
+            return SpaceSampler(self.space.space)
+        return BudgetSampler(self.cost_model, Limits(limits.params, limits.macs))
+
+    def make_strategy(self) -> Strategy:
+        return make_strategy(self.config.search.strategy, self.sampler, self.config.seed, self.space.decode)
+
+    def make_supernet(self) -> Supernet:
+        return Supernet(self.space, self.data.num_classes, derive_seed(self.config.seed, 'supernet', 'init'))
+
+    def cost(self, genotype: Genotype) -> Cost:
+        return self.cost_model.cost(genotype)
+
+    def sampler_near(self, cost: Cost, within: float) -> BudgetSampler:
+        """Candidates of nearly the same MACs."""
+        macs = cost.macs * (1 - within), cost.macs * (1 + within)
+        return BudgetSampler(self.cost_model, Limits(self.config.search.limits.params, macs))
+
+    def build(self, arch: Arch, **kwargs: Any) -> nn.Module:
+        """The zoo's network for this data."""
+        in_chans, *img_size = self.config.input.size
+        family = FAMILIES[self.space.family]
+        args = dict(in_chans=in_chans, img_size=tuple(img_size), num_classes=self.data.num_classes)
+        return family.build(arch, self.space.family, **args, **kwargs)
+
+    def num_steps(self, recipe: Recipe) -> int:
+        """Optimizer steps of a training on the train split."""
+        return recipe.epochs * (len(self.data.images('train')) // recipe.batch_size)
+
+    def train(
+        self,
+        model: nn.Module,
+        networks: Callable[[int], Sequence[Network]],
+        recipe: Recipe,
+        phase: str,
+        label: str,
+        run: Run,
+    ) -> None:
+        """:func:`search.training.train` on the train split, seeded by the run's seed and the phase."""
+        seed = derive_seed(self.config.seed, phase)
+        train(
+            model,
+            networks,
+            self.data.images('train', recipe.augment, seed),
+            recipe,
+            num_classes=self.data.num_classes,
+            phase=phase,
+            label=label,
+            seed=seed,
+            run=run,
+            num_workers=self.config.data.num_workers,
+        )
+
+    def train_alone(self, arch: Arch, recipe: Recipe, phase: str, label: str, run: Run) -> nn.Module:
+        """Trains an architecture from scratch."""
+        with forked_rng(self.config.seed, phase, 'init'):
+            model = self.build(arch, drop_path_rate=recipe.drop_path_rate)
+        self.train(model, lambda step: [model], recipe, phase, label, run)
+        return model
+
+
+def check_name(name: str, family: str) -> None:
+    """Refuses a name that the entry could not be registered under."""
+    if name in list_entries():
+        taken = load_entry(name).provenance.kind != 'searched'
+    else:
+        taken = timm.is_model(name) or hasattr(FAMILIES[family], name)
+    if taken:
+        raise ZooError(f'name: found {name!r}, which is the name of another model; choose another one.')
+
+
+def versions() -> dict[str, str]:
+    """What, besides the config, decides the last digits of a result."""
+    found = {
+        'searchzoo': __version__,
+        'torch': torch.__version__,
+        'timm': timm.__version__,
+        'threads': str(torch.get_num_threads()),
+    }
+    return found | ({'commit': commit} if (commit := find_commit()) else {})
+
+
+def find_commit() -> str | None:
+    """The commit of the checkout that this package runs from, with ``-dirty`` if files have changed since."""
+    here = Path(__file__).resolve()
+
+    def git(*args: str) -> str:
+        command = ['git', '-C', str(here.parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git(
+            'ls-files', '--error-unmatch', here.name
+        )  # an installed package may lie in another project's checkout
+        return git('describe', '--always', '--dirty', '--abbrev=40', '--exclude', '*')
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,275 @@
+"""A run is a folder: its config, its state, its log and what it found. The same command continues it.
+
+``config.json`` says what is run, ``checkpoint.pt`` where it stands, ``events.jsonl`` what happened
+(``tensorboard/`` is drawn from it), and every finished phase leaves a file. All are written whole or not at
+all; the log is cut back to the checkpoint that a run continues from, so that no step stands in it twice.
+"""
+
+import hashlib
+import io
+import json
+import math
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch.utils.tensorboard import SummaryWriter
+
+from search.progress import Progress
+from zoo.errors import ZooError
+from zoo.files import write_atomic
+from zoo.jsonfile import format_json, shorten
+
+__all__ = ['Interrupted', 'Run']
+
+Fault = Callable[[str], None]
+
+
+class Interrupted(Exception):
+    """The user asked to stop, and everything that is needed to continue has been written."""
+
+
+class Run:
+    """The folder of one run, opened for one process. Use as a context manager."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        config: Mapping[str, Any],
+        versions: Mapping[str, str],
+        checkpoint_seconds: float = 30.0,
+        fault: Fault | None = None,
+        quiet: bool = False,
+    ):
+        """
+        Args:
+            folder: Is made if there is none; holds nothing or a run of the same config and version.
+            config: What decides the result, as JSON data.
+            versions: Of the packages that decide the result; the one named ``searchzoo`` must not change.
+            checkpoint_seconds: Time between checkpoints, 0 for one after every step.
+            fault: Called with the name of every point that the run passes; tests raise there.
+            quiet: No progress on stderr.
+
+        Raises:
+            ZooError: The folder is in use, holds something else, is of another config or version, or damaged.
+        """
+        self.folder = Path(folder)
+        self.quiet = quiet
+        self._checkpoint_seconds = checkpoint_seconds
+        self._fault = fault
+        self._stop_asked = False
+        self._handlers: dict[int, Any] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ZooError(
+                f'{self.folder}: cannot be used as the folder of a run: {error.strerror}.'
+            ) from None
+        self._lock = FileLock(self.folder / '.lock')
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ZooError(
+                f'{self.folder}: another process is running here; wait for it, or use another folder.'
+            ) from None
+        try:
+            self.versions = self._claim(dict(config), dict(versions))
+            self._phase, self._state, self._done, log_size = self._read_checkpoint()
+            self._open_log(log_size)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> 'Run':
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._ask_to_stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._log.close()
+        self._board.close()
+        self._lock.release()
+
+    # ---- what phases use
+
+    def phase(self, name: str, file: str, compute: Callable[[], bytes]) -> bytes:
+        """The contents of a phase's file: computed once, read from the folder ever after.
+
+        Raises:
+            ZooError: The phase is done, but its file is not what it wrote.
+        """
+        path = self.folder / file
+        if name in self._done:
+            data = path.read_bytes() if path.is_file() else b''
+            if hashlib.sha256(data).hexdigest() != self._done[name]:
+                state = 'is damaged' if data else 'is missing'
+                raise ZooError(f'{path}: {state}; put it back, or start again in another folder.')
+            return data
+        self.reached(f'{name}: begin')
+        data = compute()
+        self.reached(f'{name}: computed')
+        path.parent.mkdir(exist_ok=True)
+        _write(path, data)
+        self.reached(f'{name}: written')
+        self._done[name] = hashlib.sha256(data).hexdigest()
+        self._write_checkpoint(None, None)
+        self.reached(f'{name}: done')
+        return data
+
+    def load(self, phase: str) -> Any:
+        """What :meth:`save` was last given for this phase, if it was interrupted, else None."""
+        return self._state if self._phase == phase else None
+
+    def due(self) -> bool:
+        """Whether it is time to :meth:`save`."""
+        return self._stop_asked or time.monotonic() - self._saved_at >= self._checkpoint_seconds
+
+    def save(self, phase: str, state: Any) -> None:
+        """Writes a checkpoint: tensors, numbers, strings, and lists and dicts of them.
+
+        Raises:
+            Interrupted: The user has asked to stop.
+        """
+        self.reached(f'{phase}: save')
+        self._write_checkpoint(phase, state)
+        self.reached(f'{phase}: saved')
+
+    def reached(self, point: str) -> None:
+        """Marks a point where a run may be interrupted."""
+        if self._fault is not None:
+            self._fault(point)
+
+    def log(self, phase: str, step: int, **values: float | int | str | None) -> None:
+        """Appends an event to the log; numbers are drawn in TensorBoard as ``phase/name``."""
+        event = {'phase': phase, 'step': step, **values, 'time': round(time.time(), 3)}
+        self._log.write((json.dumps(event) + '\n').encode())
+        self._draw(event)
+
+    def progress(self, label: str, total: int, start: int = 0, unit: str = 'step') -> Progress:
+        return Progress(label, total, start, unit, self.quiet)
+
+    # ---- the folder
+
+    def _claim(self, config: dict[str, Any], versions: dict[str, str]) -> dict[str, str]:
+        """Writes config.json into an empty folder, or compares the one that is there.
+
+        Returns:
+            The versions that the run began with.
+        """
+        path = self.folder / 'config.json'
+        made = {'versions': versions, 'config': config}
+        if not path.exists():
+            if any(not item.name.startswith('.') for item in self.folder.iterdir()):
+                raise ZooError(f'{self.folder}: holds files but no run; use a new or empty folder.')
+            _write(path, format_json(made).encode())
+            return versions
+        try:
+            found = json.loads(path.read_bytes())
+            old_versions, old_config = found['versions'], found['config']
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ZooError(f'{path}: is damaged; start again in another folder.') from None
+        if old_versions.get('searchzoo') != versions['searchzoo']:
+            raise ZooError(
+                f'{self.folder}: was made by searchzoo {old_versions.get("searchzoo")}, this is '
+                f'{versions["searchzoo"]}; continue with that version, or start again in another folder.'
+            )
+        if changes := _differences(old_config, json.loads(json.dumps(config))):
+            raise ZooError(
+                f'{self.folder}: was made by another config: {"; ".join(changes)}. '
+                'Continue with that config, or use another folder.'
+            )
+        for name in sorted({*old_versions, *versions}):
+            before, now = old_versions.get(name), versions.get(name)
+            if before != now and not self.quiet:
+                print(
+                    f'Note: begun with {name} {before}, continued with {now}: the result can differ in its '
+                    'last digits from that of an uninterrupted run.',
+                    file=sys.stderr,
+                )
+        return old_versions
+
+    def _read_checkpoint(self) -> tuple[str | None, Any, dict[str, str], int]:
+        path = self.folder / 'checkpoint.pt'
+        if not path.exists():
+            if any(self.folder.glob('*.safetensors')):
+                raise ZooError(f'{path}: is missing; put it back, or start again in another folder.')
+            return None, None, {}, 0
+        try:
+            found = torch.load(path, map_location='cpu', weights_only=True)
+            return found['phase'], found['state'], found['done'], found['log_size']
+        except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
+            reason = str(error).strip().split('\n')[0][:100] or type(error).__name__
+            raise ZooError(
+                f'{path}: is damaged ({reason}); put it back, or start again in another folder.'
+            ) from None
+
+    def _write_checkpoint(self, phase: str | None, state: Any) -> None:
+        self._log.flush()
+        self._board.flush()
+        self._phase, self._state = phase, None
+        checkpoint = {'phase': phase, 'state': state, 'done': self._done, 'log_size': self._log.tell()}
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        _write(self.folder / 'checkpoint.pt', buffer.getvalue())
+        self._saved_at = time.monotonic()
+        if self._stop_asked:
+            raise Interrupted
+
+    def _open_log(self, size: int) -> None:
+        """Cuts the log back to the checkpoint and draws TensorBoard's files anew from it."""
+        path = self.folder / 'events.jsonl'
+        if not path.exists():
+            path.touch()
+        self._log = open(path, 'r+b')  # noqa: SIM115
+        if path.stat().st_size > size:
+            self._log.truncate(size)
+        shutil.rmtree(self.folder / 'tensorboard', ignore_errors=True)
+        self._board = SummaryWriter(str(self.folder / 'tensorboard'))
+        for line in self._log:
+            self._draw(json.loads(line))
+
+    def _draw(self, event: dict[str, Any]) -> None:
+        for key, value in event.items():
+            if key not in ('step', 'time') and isinstance(value, (int, float)) and math.isfinite(value):
+                self._board.add_scalar(f'{event["phase"]}/{key}', value, event['step'], event['time'])
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_asked:
+            raise KeyboardInterrupt
+        self._stop_asked = True
+        if not self.quiet:
+            print('\nStopping after the next checkpoint; once more to stop at once.', file=sys.stderr)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise ZooError(
+            f'{path}: cannot be written: {error.strerror}; what was there before is kept.'
+        ) from None
+
+
+def _differences(old: Any, new: Any, path: str = '') -> list[str]:
+    """The keys in which two configs differ, each with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f'{path}.{key}' if path else key)
+        ]
+    return [] if old == new else [f'{path} was {shorten(old)}, now {shorten(new)}']

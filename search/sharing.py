@@ -1,0 +1,79 @@
+"""How a sub-network's tensor is a part of the supernet's stored tensor: weight sharing as data.
+
+A tensor of a sub-network has the name of the stored tensor and, axis by axis, is its leading part (weight
+entanglement, AutoFormer) unless a :class:`Rule` of the family's space says otherwise. Reading a leading or
+centred part is a view; a grouped axis (three of q-k-v, four positions of patch merging) is a small copy that
+autograd sees through.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+__all__ = ['Crop', 'Groups', 'Lead', 'Rule', 'layouts_of', 'share']
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The first entries of the axis."""
+
+    def take(self, tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+        return tensor.narrow(axis, 0, size)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The middle entries of the axis: a small window or kernel is the centre of a large one."""
+
+    def take(self, tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+        margin = tensor.shape[axis] - size
+        if margin % 2:
+            raise ValueError(f'no centre of {size} entries in {tensor.shape[axis]}')
+        return tensor.narrow(axis, margin // 2, size)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The axis holds n equal groups side by side: the first entries of each."""
+
+    n: int
+
+    def take(self, tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+        if tensor.shape[axis] == size:
+            return tensor
+        stored = tensor.unflatten(axis, (self.n, -1))
+        return stored.narrow(axis + 1, 0, size // self.n).flatten(axis, axis + 1)
+
+
+Layout: TypeAlias = Lead | Crop | Groups
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The layouts, one per axis, of the tensors whose name contains a match of the pattern."""
+
+    pattern: str
+    layouts: tuple[Layout, ...]
+
+
+def layouts_of(name: str, ndim: int, rules: tuple[Rule, ...]) -> tuple[Layout, ...]:
+    """The layouts of a tensor: those of the first rule that matches its name, else leading parts.
+
+    Raises:
+        ValueError: The rule has another number of axes than the tensor.
+    """
+    for rule in rules:
+        if re.search(rule.pattern, name):
+            if len(rule.layouts) != ndim:
+                raise ValueError(f'rule {rule.pattern!r} has {len(rule.layouts)} axes, {name} has {ndim}')
+            return rule.layouts
+    return (Lead(),) * ndim
+
+
+def share(stored: torch.Tensor, shape: torch.Size, layouts: tuple[Layout, ...]) -> torch.Tensor:
+    """The part of a stored tensor that a sub-network's tensor of this shape is. Gradients flow back."""
+    for axis, (layout, size) in enumerate(zip(layouts, shape, strict=True)):
+        stored = layout.take(stored, axis, size)
+    return stored
