@@ -111,7 +111,7 @@ class Completions:
         """Draws uniformly: (number, choices) genotypes."""
         drawn = []
         context = np.zeros(number, np.intp)
-        bins = [np.zeros((number, 1), np.int64) for _ in self.axes]
+        bins: list[np.ndarray] = [np.zeros((number, 1), np.int64) for _ in self.axes]
         for t, layer in enumerate(self.layers):
             shape = self._shape(t + 1)
             target = layer.target[context]
