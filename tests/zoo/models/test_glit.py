@@ -249,7 +249,7 @@ def test_formula_and_weights_are_those_of_the_network(data, size):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'blocks': []}, r'\$\.blocks: found \[\], .*at least 1 item'),
+        ({'blocks': []}, r'\$\.blocks: found 0 items, at least 1 are needed'),
         (
             {'embed_dim': 15, 'blocks': [MIXED]},
             r'blocks\[0\]: embed_dim = 15 cannot be divided into 1 global and 1 local',
