@@ -25,7 +25,7 @@ test: lint types  ## lint, formatting, types and the tests
 	$(RUN) pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: install  ## the tests too slow for every change
-	$(RUN) pytest -m slow --durations 10 $(PYTEST_ARGS)
+	$(RUN) pytest -m slow --timeout 3600 --durations 10 $(PYTEST_ARGS)
 
 lint: install  ## ruff: lint and formatting
 	@echo '==> Lint and formatting'

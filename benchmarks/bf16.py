@@ -1,4 +1,4 @@
-"""What bfloat16 autocast gains over float32, for supernet training and for evaluating a candidate.
+"""What bfloat16 autocast gains over float32: training a supernet and a network alone, evaluating a candidate.
 
     python benchmarks/bf16.py [--configs CONFIG ...] [--repeats 5]
 
@@ -56,13 +56,27 @@ def compare(name: str, repeats: int, where: torch.device) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    alone = supernet.build(drawn[-1]).to(where).train()
+    own_optimizer = torch.optim.AdamW(alone.parameters(), lr=1e-6)
+
+    def train_alone(bf16: bool) -> None:
+        with autocast(where, bf16):
+            loss = F.cross_entropy(alone(images), labels)
+        loss.backward()
+        own_optimizer.step()
+        own_optimizer.zero_grad(set_to_none=True)
+
     genotype = space.space.largest()
 
     def evaluate(bf16: bool) -> None:
         SupernetEvaluator(supernet, images, labels, autocast=lambda: autocast(where, bf16))(genotype)
 
     print(f'\n{name}: {config.input.size} pixels, batch {batch_size}, least (median) ms')
-    for label, work in (('sandwich step', train), ('evaluation of the largest', evaluate)):
+    for label, work in (
+        ('sandwich step', train),
+        ('step of a random one alone', train_alone),
+        ('evaluation of the largest', evaluate),
+    ):
         times = measure(work, repeats, where)
         gain = min(times[False]) / min(times[True])
         shown = [f'{1000 * min(t):8.1f} ({1000 * statistics.median(t):.1f})' for t in times.values()]

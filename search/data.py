@@ -16,7 +16,7 @@ from pydantic import Field
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from search.seeding import derive_seed, forked_rng
+from search.seeding import derive_seed, forked_rng, seed_all
 from search.sources import DataConfig, Role, carve, check_config, digits_indices, open_split, read_labels
 from zoo.arch import Part
 from zoo.entry import Input
@@ -62,13 +62,18 @@ class Images(Dataset):
         return len(self.indices)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        epoch, index = key
-        image, label = self.source[self.indices[index]]
-        image = image.convert(self.mode)
-        if self.seed is None:
-            return self.transform(image), int(label)
-        with forked_rng(self.seed, 'augment', epoch, index):
-            return self.transform(image), int(label)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[torch.Tensor, int]]:
+        """A batch, for DataLoader: saving and restoring the generators takes longer than seeding them."""
+        found = []
+        with forked_rng():
+            for epoch, index in keys:
+                image, label = self.source[self.indices[index]]
+                if self.seed is not None:
+                    seed_all(self.seed, 'augment', epoch, index)
+                found.append((self.transform(image.convert(self.mode)), int(label)))
+        return found
 
     def tensors(self, batch_size: int = 256, num_workers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """All images (N, C, H, W), float32, and labels (N,) at once."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ['derive_seed', 'forked_rng']
+__all__ = ['derive_seed', 'forked_rng', 'seed_all']
 
 
 def derive_seed(*key: int | str) -> int:
@@ -25,19 +25,14 @@ def forked_rng(*key: int | str, device: torch.device | None = None) -> Iterator[
     For code that draws from global state: dropout, stochastic depth, initialisation, image augmentation.
 
     Args:
-        key: See :func:`derive_seed`.
+        key: See :func:`derive_seed`; without one the caller seeds by :func:`seed_all`.
         device: Also the generator of this GPU.
     """
-    seed = derive_seed(*key)
     gpu = device if device is not None and device.type == 'cuda' else None
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     before_on_gpu = torch.cuda.get_rng_state(gpu) if gpu is not None else None
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
-    if gpu is not None:
-        with torch.cuda.device(gpu):
-            torch.cuda.manual_seed(seed)
+    if key:
+        seed_all(*key, gpu=gpu)
     try:
         yield
     finally:
@@ -46,3 +41,14 @@ def forked_rng(*key: int | str, device: torch.device | None = None) -> Iterator[
         torch.default_generator.set_state(before[2])
         if gpu is not None and before_on_gpu is not None:
             torch.cuda.set_rng_state(before_on_gpu, gpu)
+
+
+def seed_all(*key: int | str, gpu: torch.device | None = None) -> None:
+    """Seeds the global generators of Python, NumPy and torch, on a GPU if one is given."""
+    seed = derive_seed(*key)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    if gpu is not None:
+        with torch.cuda.device(gpu):
+            torch.cuda.manual_seed(seed)

@@ -101,10 +101,8 @@ def train(
     mix = _mixup(recipe, num_classes)
     steps_per_epoch = len(images) // recipe.batch_size
     total = recipe.epochs * steps_per_epoch
-    start, losses = (
-        0,
-        torch.zeros(2, dtype=torch.float64, device=device),
-    )  # sum and number since the last event
+    start = 0
+    losses = torch.zeros(2, dtype=torch.float64, device=device)  # sum and number since the last event
     if (state := run.load(phase)) is not None:
         model.load_state_dict(state['model'])
         optimizer.load_state_dict(state['optimizer'])

@@ -179,7 +179,8 @@ class WindowAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        if not self.relative_position_bias_table.is_meta:
+            trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def window_and_shift(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The window's height and width and their shifts on a map of this size.
@@ -460,6 +461,8 @@ class S3(StagedNet):
 
 def _init_weights(module: nn.Module, name: str = '', needs_reset: bool = True) -> None:
     if isinstance(module, nn.Linear):
+        if module.weight.is_meta:  # supernets build many networks there, and trunc_normal_ takes most of that
+            return
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
