@@ -2,15 +2,33 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from timm.models import _registry
 
 from search.cost import CostModel, Factor
 from search.space import Choice, Space
+from zoo import registry
+from zoo.models import FAMILIES
+
+
+@pytest.fixture(autouse=True)
+def _clean_registry() -> Iterator[None]:
+    """Undoes every registration of a test, in timm's tables as well."""
+    before = set(registry._ENTRYPOINTS)
+    yield
+    for name in set(registry._ENTRYPOINTS) - before:
+        module = FAMILIES[registry._ENTRYPOINTS.pop(name).entry.family]
+        delattr(module, name)
+        module.__all__.remove(name)
+        del module.default_cfgs[name]
+        _registry._clear_model_entries(name)
+        del _registry._model_entrypoints[name]
+
 
 VALUES = st.lists(st.integers(1, 9) | st.sampled_from([0.5, 2.5]), min_size=1, max_size=3, unique=True).map(
     tuple

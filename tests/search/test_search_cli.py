@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.config import RunConfig, load_config, parse_yaml
+from search.methods import METHODS
 from search.problem import Problem
 from search.run import Interrupted
 from zoo.console import main
@@ -144,7 +145,7 @@ class TestExitCodes:
         def stop(config, folder):
             raise Interrupted
 
-        monkeypatch.setitem(sys.modules['search.cli'].METHODS, 'one_shot', stop)
+        monkeypatch.setitem(METHODS, 'one_shot', stop)
         assert main(['search', 'run', str(TINY), '--out', str(tmp_path), 'seed=1']) == 130
         error = capsys.readouterr().err
         assert f'the same command continues: searchzoo search run {TINY} --out {tmp_path} seed=1' in error
@@ -185,24 +186,15 @@ def test_demo_draws_predictions(tmp_path, capsys):
 
 
 def test_ctrl_c(tmp_path):
-    command = [
-        sys.executable,
-        '-m',
-        'search',
-        'run',
-        str(TINY),
-        '--out',
-        str(tmp_path),
-        'supernet.recipe.epochs=500',
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (events := tmp_path / 'events.jsonl').exists() or not (tmp_path / 'tensorboard').exists():
+    command = [sys.executable, '-m', 'search', 'run', str(TINY), '--out', str(tmp_path)]
+    overrides = ['supernet.recipe.epochs=500', 'checkpoint_seconds=0']
+    process = subprocess.Popen([*command, *overrides], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / 'checkpoint.pt').exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1]
     assert process.returncode == 130, error
     assert 'Traceback' not in error
-    assert 'the same command continues' in error
-    assert (tmp_path / 'checkpoint.pt').exists(), events
+    assert 'Stopping after the next checkpoint' in error
+    assert f'the same command continues: searchzoo search run {TINY} --out {tmp_path}' in error
