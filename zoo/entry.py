@@ -149,9 +149,14 @@ class Weights(Part):
 
 
 class Provenance(Part):
-    """Where the architecture comes from, and in a sentence what is known about that and what is not."""
+    """Where the architecture comes from, and in a sentence what is known about that and what is not.
 
-    kind: Literal['paper', 'official_code', 'reconstructed', 'searched']
+    paper: a table of the paper; official_code; reconstructed: the paper shows it as a picture only, and this
+    one has its published figures; placeholder: decisions that nothing published gives are filled in by a
+    pattern, until a search of our own decides them; searched: by this project's engine.
+    """
+
+    kind: Literal['paper', 'official_code', 'reconstructed', 'placeholder', 'searched']
     note: Text
     config: JsonValue = Field(None, description='searched: the configuration of the run')
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None

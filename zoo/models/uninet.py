@@ -40,8 +40,8 @@ from zoo._timm_compat import generate_default_cfgs
 from zoo.build import build_model
 from zoo.errors import ZooError
 from zoo.layers.context_downsample import ContextDownsample, LocalDownsample, PoolShortcut
-from zoo.layers.local_attention import SelfAttention
 from zoo.layers.token_mixing import TokenMixing, resample_token_mixing
+from zoo.layers.window_attention import SelfAttention
 from zoo.staged import StagedNet
 
 __all__ = ['Arch', 'UniNet']

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import zoo
 from zoo.errors import ZooError
 from zoo.layers.context_downsample import ContextDownsample
-from zoo.layers.local_attention import SelfAttention
 from zoo.layers.token_mixing import TokenMixing, resample_map, resample_token_mixing
+from zoo.layers.window_attention import SelfAttention
 from zoo.models.uninet import Arch, ConvBlock, UniNet, build, checkpoint_filter_fn, num_heads
 from zoo.profile import profile
 
