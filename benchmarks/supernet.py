@@ -64,7 +64,7 @@ def main() -> None:
         alone, through, full = [], [], []
         for _ in range(args.repeats):
             alone.append(step(network, own, args.bf16))
-            supernet._modules_by_arch.clear()  # a sampled architecture is nearly always a new one
+            supernet._subnets.clear()  # a sampled architecture is nearly always a new one
             through.append(step(lambda x, arch=arch: supernet(arch, x), shared, args.bf16))
             if args.bf16:
                 full.append(step(network, own, False))

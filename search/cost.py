@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from search.space import INACTIVE, Genotype, Space
 
-__all__ = ['Cost', 'CostModel', 'Factor']
+__all__ = ['Cost', 'CostModel', 'Factor', 'LayerCost', 'tabulate']
 
 MAX_TABLE = 512
 """Factors are merged for lookup as long as the joint table has no more entries."""
@@ -44,6 +44,18 @@ class Factor:
     names: tuple[str, ...]
     params: NDArray[np.int64]
     macs: NDArray[np.int64]
+
+
+LayerCost = tuple[int, int]
+"""(params, macs) of a layer."""
+
+
+def tabulate(space: Space, names: tuple[str, ...], cost: Callable[..., LayerCost]) -> Factor:
+    """The factor whose entries are ``cost(value of the first choice, of the second, ...)``."""
+    options = [space.choices[space.position(name)].values for name in names]
+    table = np.array([cost(*values) for values in itertools.product(*options)], np.int64)
+    params, macs = table.T.reshape(2, *map(len, options))
+    return Factor(names, params, macs)
 
 
 class CostModel:

@@ -2,17 +2,18 @@
 
 A tensor of a sub-network has the name of the stored tensor and, axis by axis, is its leading part (weight
 entanglement, AutoFormer) unless a :class:`Rule` of the family's space says otherwise. Reading a leading or
-centred part is a view; a grouped axis (three of q-k-v, four positions of patch merging) is a small copy that
-autograd sees through.
+centred part is a view; a grouped axis (three of q-k-v, four positions of patch merging, the heads of
+Multi-Head Sharing) is a small copy that autograd sees through.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 
-__all__ = ['Crop', 'Groups', 'Lead', 'Rule', 'layouts_of', 'share']
+__all__ = ['Crop', 'Groups', 'Layout', 'Lead', 'Rule', 'resolve', 'share']
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,34 @@ Layout: TypeAlias = Lead | Crop | Groups
 
 @dataclass(frozen=True)
 class Rule:
-    """The layouts, one per axis, of the tensors whose name contains a match of the pattern."""
+    """Where the tensors are stored whose name contains a match of the pattern, and which part they are.
+
+    Args:
+        pattern: Of names in the zoo's network.
+        layouts: One for each axis; none for leading parts.
+        store: What stands in the stored tensor's name in place of the match (as in ``re.sub``), for
+            sub-networks in which the same name means another layer; None for the same name.
+    """
 
     pattern: str
-    layouts: tuple[Layout, ...]
+    layouts: tuple[Layout, ...] = ()
+    store: str | None = None
 
 
-def layouts_of(name: str, ndim: int, rules: tuple[Rule, ...]) -> tuple[Layout, ...]:
-    """The layouts of a tensor: those of the first rule that matches its name, else leading parts.
+def resolve(name: str, ndim: int, rules: Sequence[Rule]) -> tuple[str, tuple[Layout, ...]]:
+    """The stored tensor's name and the layouts of a tensor, by the first rule that matches its name.
 
     Raises:
         ValueError: The rule has another number of axes than the tensor.
     """
     for rule in rules:
-        if re.search(rule.pattern, name):
-            if len(rule.layouts) != ndim:
+        if match := re.search(rule.pattern, name):
+            if rule.layouts and len(rule.layouts) != ndim:
                 raise ValueError(f'rule {rule.pattern!r} has {len(rule.layouts)} axes, {name} has {ndim}')
-            return rule.layouts
-    return (Lead(),) * ndim
+            place = match.expand(rule.store) if rule.store is not None else match[0]
+            stored = name[: match.start()] + place + name[match.end() :]
+            return stored, rule.layouts or (Lead(),) * ndim
+    return name, (Lead(),) * ndim
 
 
 def share(stored: torch.Tensor, shape: torch.Size, layouts: tuple[Layout, ...]) -> torch.Tensor:

@@ -1,14 +1,25 @@
 """What the engine needs to know of a family's search space."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError
 
 from search.cost import CostModel, Factor
 from search.sharing import Rule
 from search.space import Genotype, Space, Value
-from zoo.arch import Arch
+from zoo.arch import Arch, Part
+from zoo.entry import describe_faults
+from zoo.errors import ZooError
 
-__all__ = ['FamilySpace']
+__all__ = ['FamilySpace', 'Options', 'check_covering', 'read_declaration']
+
+T = TypeVar('T')
+Options = Annotated[tuple[T, ...], Field(min_length=1, max_length=256)]
+"""What a declaration lists for a choice."""
+D = TypeVar('D', bound=Part)
 
 
 @dataclass(frozen=True)
@@ -20,17 +31,22 @@ class FamilySpace:
         space: The choices.
         input_size: (C, H, W) of the images. It decides which genotypes are the same network: a window larger
             than the map, say, is the same as one of the map's size.
-        rules: How the tensors of a sub-network are parts of the largest one's.
+        rules: How the tensors of a sub-network of a given architecture are parts of the stored ones.
+        covering: Architectures that together have every tensor to be stored, at its largest; where two of
+            them have the same tensor, its initial value is the first one's.
         decode_values: The effective architecture of the values of all active choices.
         factors: The closed-form cost of (a subspace of) the space's networks with a number of classes.
+        paper_size: The paper's own count of its space, where it counts something else than architectures.
     """
 
     family: str
     space: Space
     input_size: tuple[int, int, int]
-    rules: tuple[Rule, ...]
+    rules: Callable[[Arch], Sequence[Rule]]
+    covering: Callable[[Space], Sequence[Genotype]]
     decode_values: Callable[[Mapping[str, Value]], Arch]
     factors: Callable[[Space, int], list[Factor]]
+    paper_size: int | None = None
 
     def decode(self, genotype: Genotype) -> Arch:
         """The effective architecture of a genotype. Genotypes of equal architectures are the same network."""
@@ -43,3 +59,28 @@ class FamilySpace:
     def restrict(self, allowed: Mapping[str, Value | Sequence[Value]]) -> 'FamilySpace':
         """The subspace in which the named choices take only the given values (see :meth:`Space.restrict`)."""
         return replace(self, space=self.space.restrict(allowed))
+
+
+def read_declaration(cls: type[D], data: Mapping[str, Any]) -> D:
+    """A family's declaration of a space, checked.
+
+    Raises:
+        ZooError: With one line for each fault.
+    """
+    try:
+        return cls.model_validate_json(json.dumps(data))
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
+        raise ZooError('\n'.join(describe_faults(error, 'space', data, cls))) from None
+
+
+def check_covering(family_space: FamilySpace) -> None:
+    """Refuses a space whose largest architectures are not valid ones.
+
+    Raises:
+        ZooError: What the family's Arch refuses.
+    """
+    try:
+        for genotype in family_space.covering(family_space.space):
+            family_space.decode(genotype)
+    except ValidationError as error:
+        raise ZooError('\n'.join(describe_faults(error, 'space: the largest architecture'))) from None

@@ -12,22 +12,18 @@ A user declares another space stage by stage::
       - {embed_dim: [16, 24, 32], depth: [1, 2, 3], window_size: [2, 4], num_heads: [1], mlp_ratio: [1, 2, 3]}
 """
 
-import itertools
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from search.cost import Factor
+from search.cost import Factor, LayerCost, tabulate
 from search.sharing import Crop, Groups, Lead, Rule
 from search.space import Choice, Space
-from search.spaces.family_space import FamilySpace
+from search.spaces.family_space import FamilySpace, Options, check_covering, read_declaration
 from zoo.arch import Depth, Dim, Heads, Kernel, Part, Ratio
-from zoo.entry import describe_faults
 from zoo.errors import ZooError
 from zoo.models.s3 import HEAD_DIM, PATCH_SIZE, Arch, BlockArch, StageArch
 
@@ -45,9 +41,6 @@ q-k-v are three matrices in one (leading heads of each, weights and biases alike
 centre of the table."""
 
 BLOCK_CHOICES = 'window_size', 'num_heads', 'mlp_ratio'
-
-T = TypeVar('T')
-Options = Annotated[tuple[T, ...], Field(min_length=1, max_length=256)]
 
 
 class StageOptions(Part):
@@ -78,10 +71,7 @@ class Declaration(Part):
 
 def load(data: Mapping[str, Any], input_size: tuple[int, int, int]) -> FamilySpace:
     """Reads a :class:`Declaration` (see :func:`search.spaces.load_space`)."""
-    try:
-        declaration = Declaration.model_validate_json(json.dumps(data))
-    except (ValidationError, TypeError, ValueError, RecursionError) as error:
-        raise ZooError('\n'.join(describe_faults(error, 'space', data, Declaration))) from None
+    declaration = read_declaration(Declaration, data)
     stride = PATCH_SIZE * 2 ** (len(declaration.stages) - 1)
     if min(input_size) < 1 or min(input_size[1:]) < stride:
         raise ZooError(
@@ -91,12 +81,15 @@ def load(data: Mapping[str, Any], input_size: tuple[int, int, int]) -> FamilySpa
     space = build_space(declaration)
     maps = map_sizes(input_size, len(declaration.stages))
     family_space = FamilySpace(
-        's3', space, input_size, RULES, partial(decode, maps), partial(cost_factors, maps, input_size[0])
+        's3',
+        space,
+        input_size,
+        lambda arch: RULES,
+        lambda space: [space.largest()],
+        partial(decode, maps),
+        partial(cost_factors, maps, input_size[0]),
     )
-    try:
-        family_space.decode(space.largest())
-    except ValidationError as error:
-        raise ZooError('\n'.join(describe_faults(error, 'space: the largest architecture'))) from None
+    check_covering(family_space)
     return family_space
 
 
@@ -150,30 +143,18 @@ def cost_factors(
     return factors
 
 
-Table = tuple[int, int]
-"""(params, macs) of a layer."""
-
-
-def tabulate(space: Space, names: tuple[str, ...], cost: Callable[..., Table]) -> Factor:
-    """The factor whose entries are ``cost(value of the first choice, of the second, ...)``."""
-    options = [space.choices[space.position(name)].values for name in names]
-    table = np.array([cost(*values) for values in itertools.product(*options)], np.int64)
-    params, macs = table.T.reshape(2, *map(len, options))
-    return Factor(names, params, macs)
-
-
-def stem_cost(size: tuple[int, int], in_chans: int, dim: int) -> Table:
+def stem_cost(size: tuple[int, int], in_chans: int, dim: int) -> LayerCost:
     """Patches to tokens, and their norm."""
     kernel = in_chans * PATCH_SIZE**2
     return dim * (kernel + 1) + 2 * dim, math.prod(size) * kernel * dim
 
 
-def merging_cost(size: tuple[int, int], in_dim: int, dim: int) -> Table:
+def merging_cost(size: tuple[int, int], in_dim: int, dim: int) -> LayerCost:
     """Norm and linear layer over the four positions that become one."""
     return 8 * in_dim + 4 * in_dim * dim, math.prod(size) * 4 * in_dim * dim
 
 
-def attention_cost(size: tuple[int, int], dim: int, window_size: int, num_heads: int) -> Table:
+def attention_cost(size: tuple[int, int], dim: int, window_size: int, num_heads: int) -> LayerCost:
     """Norm, q-k-v, attention inside windows and projection; all but the norm run on the padded map."""
     width = HEAD_DIM * num_heads
     window = [min(window_size, side) for side in size]
@@ -183,12 +164,12 @@ def attention_cost(size: tuple[int, int], dim: int, window_size: int, num_heads:
     return params, tokens * (4 * dim * width + 2 * math.prod(window) * width)
 
 
-def mlp_cost(size: tuple[int, int], dim: int, mlp_ratio: float) -> Table:
+def mlp_cost(size: tuple[int, int], dim: int, mlp_ratio: float) -> LayerCost:
     """Norm and two linear layers."""
     hidden = int(dim * mlp_ratio)
     return 2 * dim + (dim + 1) * hidden + (hidden + 1) * dim, math.prod(size) * 2 * dim * hidden
 
 
-def head_cost(num_classes: int, dim: int) -> Table:
+def head_cost(num_classes: int, dim: int) -> LayerCost:
     """Final norm and classifier."""
     return 2 * dim + (dim + 1) * num_classes, dim * num_classes

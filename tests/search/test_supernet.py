@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from search.evaluate import SupernetEvaluator
-from search.sharing import Crop, Groups, Lead, Rule, layouts_of, share
+from search.sharing import Crop, Groups, Lead, Rule, resolve, share
 from search.spaces import load_space
 from search.supernet import Supernet
 from zoo.models.s3 import Arch
@@ -112,13 +112,14 @@ def test_extraction_reads_the_documented_entries(supernet, family_space):
 
 
 def test_the_largest_network_is_the_store(supernet):
-    parts = supernet.tensors(supernet.largest)
+    space = supernet.family_space
+    parts = supernet.tensors(space.decode(space.space.largest()))
     assert all(part.data_ptr() == supernet.store[key].data_ptr() for key, part in parts.items())
     assert parts.keys() == supernet.store.keys()
 
 
 def test_stochastic_depth_follows_the_mode_of_each_call(supernet, family_space):
-    arch, x = supernet.largest, torch.randn(4, 3, 32, 48)
+    arch, x = family_space.decode(family_space.space.largest()), torch.randn(4, 3, 32, 48)
     expected = supernet.eval()(arch, x)
     torch.manual_seed(0)
     dropped = supernet.train()(arch, x, drop_path_rate=0.9)
@@ -174,7 +175,9 @@ def test_layouts():
     with pytest.raises(ValueError, match='no centre of 5'):
         share(stored, (5,), (Crop(),))
     rules = (Rule('qkv', (Groups(3),)),)
-    assert layouts_of('a.qkv.bias', 1, rules) == (Groups(3),)
-    assert layouts_of('a.proj.weight', 2, rules) == (Lead(), Lead())
+    assert resolve('a.qkv.bias', 1, rules) == ('a.qkv.bias', (Groups(3),))
+    assert resolve('a.proj.weight', 2, rules) == ('a.proj.weight', (Lead(), Lead()))
     with pytest.raises(ValueError, match=r'has 1 axes, a\.qkv\.weight has 2'):
-        layouts_of('a.qkv.weight', 2, rules)
+        resolve('a.qkv.weight', 2, rules)
+    renamed = (Rule(r'\.(\d)\.op\.', store=r'.\1.local.'),)
+    assert resolve('a.3.op.q', 1, renamed) == ('a.3.local.q', (Lead(),))
