@@ -82,9 +82,11 @@ class Input(Part):
 class Cost(Part):
     """A published compute figure in the paper's own unit, of which 'FLOPs' is used for four different things.
 
-    macs: multiply-accumulates of convolutions, linear layers and matrix products (S3); flops: twice that
-    (TrioNet); fvcore: fvcore's total, which adds 2 an element of batch norm, 5 of layer norm, 1 of pooling
-    (UniNet); glit: the formula of GLiT's code, which leaves out half of the convolution before a gated unit.
+    macs: multiply-accumulates of convolutions, linear layers and matrix products (S3); flops: twice that,
+    with a product of each query with each neighbour's position in local attention, where rows and columns
+    alone suffice (TrioNet); fvcore: fvcore's total, which adds 2 an element of batch norm, 5 of layer norm,
+    1 of pooling (UniNet); glit: the formula of GLiT's code, which leaves out half of the convolution before a
+    gated unit.
     """
 
     value: Positive
@@ -217,8 +219,8 @@ class Entry(Part):
     @model_validator(mode='after')
     def _check_measured(self) -> 'Entry':
         unit = self.published.cost.unit if self.published and self.published.cost else None
-        if self.measured and self.measured.cost is not None and unit not in ('fvcore', 'glit'):
-            raise ValueError('measured.cost is for published.cost of unit fvcore or glit only')
+        if self.measured and self.measured.cost is not None and unit in (None, 'macs'):
+            raise ValueError('measured.cost is for published.cost of unit flops, fvcore or glit only')
         return self
 
     def to_json(self) -> str:
@@ -230,7 +232,7 @@ class Entry(Part):
         if self.measured is None:
             return None
         unit = self.published.cost.unit if self.published and self.published.cost else 'macs'
-        return {'macs': self.measured.macs, 'flops': 2 * self.measured.macs}.get(unit, self.measured.cost)
+        return self.measured.macs if unit == 'macs' else self.measured.cost
 
     def deviations(self) -> dict[str, float]:
         """Measured over published, minus 1, for ``params`` and ``cost`` where both are known."""

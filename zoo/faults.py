@@ -53,6 +53,11 @@ def _describe(fault: Any, known: list[str]) -> str:
         return f'found {len(fault["input"])} items, at least {fault["ctx"]["min_length"]} are needed'
     if kind == 'too_long':
         return f'found {len(fault["input"])} items, at most {fault["ctx"]["max_length"]} are allowed'
+    if kind == 'union_tag_not_found':
+        return f'found no {fault["ctx"]["discriminator"]}, this key is required'
+    if kind == 'union_tag_invalid':
+        context = fault['ctx']
+        return f'{context["discriminator"]}: found {context["tag"]!r}, must be {context["expected_tags"]}'
     if kind == 'string_pattern_mismatch':
         message = f'text of the form {fault["ctx"]["pattern"]} is allowed'
     message = message.removeprefix('Value error, ').replace('Input should be', 'must be')
@@ -86,10 +91,16 @@ def _known_keys(model: Any, loc: tuple[int | str, ...], data: Any) -> list[str]:
             if Arch in _models_in(model):
                 model = FAMILIES[data['family']].Arch
         models = _models_in(model)
-        model = next((m for m in models if m.__name__ == part), models[0] if len(models) == 1 else model)
+        only = models[0] if len(models) == 1 else model
+        model = next((m for m in models if m.__name__ == part or _is_tagged(m, part)), only)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return []
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _is_tagged(model: type[BaseModel], tag: int | str) -> bool:
+    """Whether a member of a union is the one that this value of its discriminator names."""
+    return any(get_args(field.annotation) == (tag,) for field in model.model_fields.values())
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -126,4 +126,6 @@ def measure(entry: Entry, input_size: tuple[int, int, int] | None = None) -> Mea
         cost = found.fvcore
     elif unit == 'glit':
         cost = FAMILIES['glit'].glit_formula(entry.arch, tuple(size[1:]))
+    elif unit == 'flops':
+        cost = FAMILIES['trionet'].paper_flops(entry.arch, tuple(size[1:]), found.macs)
     return Measured(params=found.params, macs=found.macs, cost=cost)

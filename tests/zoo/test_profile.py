@@ -31,6 +31,13 @@ OFFICIAL = {
     'uninet_eccv_b4': (43_796_288, 9.2961e9, 9.4291e9),
     'uninet_eccv_b5': (72_883_072, 20.1903e9, 20.4233e9),
     'uninet_eccv_b6': (116_687_344, 50.5074e9, 51.0352e9),
+    'trionet_a': (5_098_280, 996_101_888, 1.9992e9),
+    'trionet_b': (9_404_968, 1_499_555_328, 3.0021e9),
+    'trionet_c': (10_602_408, 1_996_573_696, 3.9992e9),
+    'trionet_d': (10_896_552, 2_345_497_600, 4.6990e9),
+    'carnet_c80': (1_772_370, 0.343e9, None),
+    'carnet_c96': (2_546_938, 0.483e9, None),
+    'carnet_c112': (4_095_776, 0.788e9, None),
 }
 """Parameters, MACs and the paper's own count, of the official code where it exists."""
 
@@ -46,7 +53,7 @@ def test_measured_is_what_the_network_executes(name: str) -> None:
     assert found == entry.measured
     params, macs, cost = OFFICIAL[name]
     assert found.params == params
-    assert found.macs == pytest.approx(macs, rel=2e-4)
+    assert found.macs == pytest.approx(macs, rel=1e-3 if name.startswith('carnet') else 2e-4)
     if name == 'uninet_b0':
         assert (found.macs, found.cost) == (macs, cost)
     elif cost is not None:

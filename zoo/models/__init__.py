@@ -2,9 +2,15 @@
 
 from types import ModuleType
 
-from zoo.models import glit, s3, uninet
+from zoo.models import carnet, glit, s3, trionet, uninet
 
 __all__ = ['FAMILIES']
 
-FAMILIES: dict[str, ModuleType] = {'glit': glit, 's3': s3, 'uninet': uninet}
+FAMILIES: dict[str, ModuleType] = {
+    'carnet': carnet,
+    'glit': glit,
+    's3': s3,
+    'trionet': trionet,
+    'uninet': uninet,
+}
 """The file of each family, by the name that entries use."""
