@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-extras=search,export,dev
+extras=search,dask,export,dev
 venv=.venv
 python=$venv/bin/python
 stamp=$venv/.searchzoo
@@ -71,6 +71,18 @@ if ! (
     say 'Without uv: pip installs the same, in more time'
     export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
     "$python" -m pip install --editable ".[$extras]"
+fi
+
+# tests/timm_suite runs timm's own tests on our networks: they are in its source distribution only.
+tests=$venv/timm-tests
+timm=$("$python" -c 'from importlib.metadata import version; print(version("timm"))')
+if [ ! -f "$tests/timm-$timm.tar.gz" ]; then
+    say "Fetching the tests of timm $timm"
+    rm -rf "$tests"
+    if ! "$python" -m pip download --quiet --no-deps --no-binary timm --dest "$tests" "timm==$timm"; then
+        say "They cannot be had here: tests/timm_suite will fail, the next 'make' tries again"
+        exit 0
+    fi
 fi
 printf '%s\n%s\n' "$place" "$contents" >"$stamp"
 say "$venv is ready"

@@ -111,6 +111,11 @@ class BudgetSampler:
                 return tuple(accepted[0].tolist())
         raise ZooError(f'limits: found no architecture within {self.limits}, wider ones are needed.')
 
+    def attainable(self) -> dict[str, tuple[int, int]]:
+        """The least and the greatest params and MACs of the whole space's architectures."""
+        layers = build_layers(self.model)
+        return {name: _attainable(layers, axis) for axis, name in enumerate(Cost._fields)}
+
     def share(self, precision: float = 0.02) -> float:
         """Share of the space's architectures within the limits, estimated to this relative standard error."""
         accepted, drawn = self._try(math.ceil(precision**-2), MAX_DRAWS)

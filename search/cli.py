@@ -13,20 +13,37 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from search.config import load_config
+from search.budget import Limits
+from search.config import load_config, read_yaml
+from search.data import Data
+from search.describe import describe_space
+from search.latency import LatencyModel
+from search.latency_report import describe_latencies
 from search.methods import METHODS, Result
+from search.plan import make_plan
+from search.plan_report import describe_plan
+from search.rehearsal import Fake
 from search.run import Interrupted
 from search.sources import digits_indices, load_digits
+from search.spaces import LOADERS, FamilySpace, load_space
+from search.timing import make_header, measure
 from zoo.entry import read_entry
 from zoo.registry import config_path, register
 
 __all__ = ['main']
+
+PAPER_SIZES = {'carnet': (3, 32, 32), 'uninet': (3, 160, 160)}
+"""Images of the papers' searches, where they are not of 224 pixels."""
 
 EXAMPLES = """examples:
   searchzoo search run configs/search/s3_digits.yaml --out runs/digits
   searchzoo search run configs/search/s3_imagenet.yaml --out runs/s3 data.root=/data/imagenet
   searchzoo search run my_search.yaml --out runs/mine seed=1 supernet.recipe.epochs=100
   searchzoo search demo --out runs/demo
+  searchzoo search space trionet --macs 0 1e9
+  searchzoo search latency my_search.yaml --out latency.jsonl
+  searchzoo search plan configs/search/s3_digits.yaml
+  searchzoo search plan search/s3_imagenet.yaml --devices 8 --images 1271167 10000 50000 --classes 1000
 
 A run that was interrupted is continued by the same command.
 """
@@ -48,19 +65,41 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
     args, more = parser.parse_known_args(argv)  # argparse takes no positional arguments after an option
+    if args.command in ('space', 'latency') and more:
+        parser.error(f'unrecognized arguments: {" ".join(more)}')
+    if args.command == 'latency':
+        try:
+            measure_latencies(args)
+        except Interrupted:
+            return _say_how_to_continue(args.out, argv)
+        return 0
+    if args.command == 'space':
+        limits = Limits(args.params, args.macs)
+        print('\n'.join(describe_space(*_load_space(args), limits)))
+        return 0
     if wrong := [item for item in [*args.overrides, *more] if item.startswith('-') or '=' not in item]:
         parser.error(f'unrecognized arguments: {" ".join(wrong)}')
     config = load_config(_find_config(args.config), [*args.overrides, *more])
+    if args.command == 'plan':
+        if (args.images is None) != (args.classes is None):
+            parser.error('--images and --classes go together')
+        fake = Fake(*args.images, args.classes) if args.images else None  # type: ignore[call-arg]
+        print('\n'.join(describe_plan(make_plan(config, args.devices, fake, args.seconds))))
+        return 0
     try:
         result = METHODS[config.method](config, args.out)
     except Interrupted:
-        command = shlex.join(['searchzoo', 'search', *argv])
-        print(f'Stopped. Everything is in {args.out}; the same command continues: {command}', file=sys.stderr)
-        return 130
+        return _say_how_to_continue(args.out, argv)
     print_result(result)
     if args.command == 'demo':
         print_predictions(result.entry)
     return 0
+
+
+def _say_how_to_continue(out: Path, argv: list[str]) -> int:
+    command = shlex.join(['searchzoo', 'search', *argv])
+    print(f'Stopped. Everything is in {out}; the same command continues: {command}', file=sys.stderr)
+    return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +128,100 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             'overrides', nargs='*', metavar='key=value', help='such as supernet.recipe.epochs=10'
         )
+    about = 'predict hours, memory and disk of a run from a few of its steps and candidates; writes nothing'
+    command = commands.add_parser('plan', help=about, description=about, epilog=EXAMPLES, formatter_class=raw)
+    command.add_argument('config', metavar='CONFIG', help='a YAML file, yours or one of configs/search')
+    command.add_argument(
+        '--devices', type=_count, default=1, metavar='N', help='that share the batches and the candidates'
+    )
+    command.add_argument(
+        '--images',
+        nargs=3,
+        type=_count,
+        metavar=('TRAIN', 'VAL', 'TEST'),
+        help='so many made-up images in place of the data',
+    )
+    command.add_argument('--classes', type=_count, metavar='N', help='of the made-up images')
+    command.add_argument(
+        '--seconds', type=_count, default=20, metavar='N', help='to measure each phase, about; by default 20'
+    )
+    command.add_argument(
+        'overrides', nargs='*', metavar='key=value', help='such as supernet.recipe.epochs=10'
+    )
+    about = 'print the choices of a space, how many architectures it has and what they cost'
+    command = commands.add_parser('space', help=about, description=about, formatter_class=raw)
+    _add_space(command)
+    for name in ('params', 'macs'):
+        command.add_argument(
+            f'--{name}', nargs=2, type=float, metavar=('LOW', 'HIGH'), help='print the share of it within'
+        )
+    about = "measure on this machine what predicts the latency of a space's networks, or continue"
+    command = commands.add_parser('latency', help=about, description=about, formatter_class=raw)
+    _add_space(command)
+    command.add_argument(
+        '--out', required=True, type=Path, metavar='FILE', help='for search.limits.latency.file of a config'
+    )
+    command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    for name, default, about in (
+        ('batch', 1, 'images that are classified at once'),
+        ('repeats', 10, 'times that each network is run, whole and by modules; the shortest time counts'),
+        ('threads', torch.get_num_threads(), 'of the processor'),
+    ):
+        command.add_argument(
+            f'--{name}', type=_count, default=default, metavar='N', help=f'{about}, by default {default}'
+        )
     return parser
+
+
+def _add_space(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        'space',
+        metavar='SPACE',
+        help=f"a paper's: {', '.join(LOADERS)}; or a YAML file: a config, or a space",
+    )
+    command.add_argument('--size', nargs=3, type=_count, metavar=('C', 'H', 'W'), help='of images')
+    command.add_argument('--classes', type=int, metavar='N')
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000_000:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 on')
+    return int(text)
+
+
+def measure_latencies(args: argparse.Namespace) -> None:
+    """Measures, and prints how well the measurements predict."""
+    data, size, classes = _find_space(args)
+    before = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    try:
+        header = make_header(data, size, classes, args.batch, args.device, args.repeats)
+        measurements = measure(header, args.out)
+    finally:
+        torch.set_num_threads(before)
+    model = LatencyModel(measurements.load_space(), classes, args.out)
+    print('\n'.join(describe_latencies(measurements, model)))
+    print(f'To limit it in a search: search.limits.latency={{file: {args.out}, seconds: [LOW, HIGH]}}')
+
+
+def _load_space(args: argparse.Namespace) -> tuple[FamilySpace, int]:
+    """The space of the command line, and a number of classes."""
+    data, size, classes = _find_space(args)
+    return load_space(data, size), classes
+
+
+def _find_space(args: argparse.Namespace) -> tuple[Any, tuple[int, int, int], int]:
+    """The declaration of the command line's space, the size of images and the number of classes."""
+    size, classes = args.size, args.classes
+    data: Any = args.space
+    if args.space not in LOADERS:
+        data = read_yaml(_find_config(args.space))
+        if isinstance(data, dict) and 'space' in data:
+            config = load_config(_find_config(args.space))
+            data = config.space
+            size = size or config.input.size
+            classes = classes or Data(config.data, config.input).num_classes
+    return data, tuple(size or PAPER_SIZES.get(args.space, (3, 224, 224))), classes or 1000
 
 
 def _find_config(path: str) -> Path:

@@ -1,8 +1,10 @@
 """The config of a run: one YAML file, checked before anything is done."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +12,23 @@ import yaml
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from search.data import DataConfig
+from search.measurements import read_latencies
 from search.training import Recipe
+from search.workers import WorkersConfig
 from zoo.arch import Part
 from zoo.entry import Input, Name, describe_faults, read_file
 from zoo.errors import ZooError
 from zoo.jsonfile import shorten
 
-__all__ = ['CompareConfig', 'Range', 'RunConfig', 'SearchConfig', 'SupernetConfig', 'load_config']
+__all__ = [
+    'CompareConfig',
+    'Range',
+    'RunConfig',
+    'SearchConfig',
+    'SupernetConfig',
+    'load_config',
+    'read_yaml',
+]
 
 Range = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
 """Smallest and largest allowed value."""
@@ -40,22 +52,75 @@ class SupernetConfig(Part):
         return self
 
 
+class LatencyLimit(Part):
+    """How long a candidate may take on a device."""
+
+    file: str = Field(description='measurements, made by `searchzoo search latency`')
+    seconds: Range = Field(description='for a batch as large as the measured ones')
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's contents when this is first asked.
+
+        Raises:
+            ZooError: It cannot be read.
+        """
+        return hashlib.sha256(read_latencies(self.file)).hexdigest()
+
+
 class Limits(Part):
     """What a candidate may cost."""
 
     params: Range | None = None
     macs: Range | None = None
+    latency: LatencyLimit | None = None
+
+
+class SupernetScores(Part):
+    """Candidates have the trained supernet's weights."""
+
+    kind: Literal['supernet'] = 'supernet'
+
+
+class ProxyScores(Part):
+    """Every candidate is trained from scratch for a short time."""
+
+    kind: Literal['proxy']
+    recipe: Recipe
+
+
+class TableScores(Part):
+    """Scores are known and stand in a file (see :mod:`search.table`)."""
+
+    kind: Literal['table']
+    file: str
+    metric: str = 'top1'
+    minimize: bool = Field(False, description='whether less of the metric is better')
 
 
 class SearchConfig(Part):
-    """Search among the sub-networks, scored on the val split with the supernet's weights."""
+    """Search for the best candidate, scored on the val split."""
 
+    evaluator: Annotated[SupernetScores | ProxyScores | TableScores, Field(discriminator='kind')] = (
+        SupernetScores()
+    )
     strategy: dict[str, JsonValue] = Field(description='its name and its settings')
     evaluations: Annotated[int, Field(ge=1)] = Field(description='different networks to evaluate')
     limits: Limits = Limits()
     objective: Literal['top1', 'loss'] = 'top1'
     batch_size: Annotated[int, Field(ge=1)] = 256
+    calibration_images: Annotated[int, Field(ge=1)] = Field(
+        1024,
+        description='training images, rounded up to whole batches, that set the statistics of batch norms',
+    )
     bf16: bool = True
+    give_up: bool = Field(
+        True,
+        description='stop evaluating a candidate that can no longer change the search or the front of score '
+        'and MACs',
+    )
+    failures_in_a_row: Annotated[int, Field(ge=1)] = Field(10, description='failed candidates that stop it')
+    workers: WorkersConfig | None = Field(None, description='where candidates are evaluated')
 
 
 class CompareConfig(Part):
@@ -77,7 +142,7 @@ class RunConfig(Part):
     input: Input
     data: DataConfig = DataConfig()
     space: JsonValue = Field(description='name of a space, or its declaration')
-    supernet: SupernetConfig
+    supernet: SupernetConfig | None = None
     search: SearchConfig
     weights: Literal['retrain', 'inherit'] = Field(
         'retrain', description='train the result from scratch, or take its weights from the supernet'
@@ -92,12 +157,29 @@ class RunConfig(Part):
             raise ValueError('retrain is needed: how the result is trained from scratch')
         return self
 
+    @model_validator(mode='after')
+    def _check_supernet(self) -> 'RunConfig':
+        needs = self.search.evaluator.kind == 'supernet' or self.weights == 'inherit'
+        if needs and self.supernet is None:
+            raise ValueError('supernet is needed: how it is trained')
+        if self.supernet is not None and self.search.evaluator.kind != 'supernet':
+            raise ValueError(f'supernet is not used where evaluator.kind is {self.search.evaluator.kind}')
+        return self
+
     def decisive(self) -> dict[str, Any]:
-        """What decides the result: everything but where the data is, and how it is loaded and saved."""
+        """What decides the result: everything but where the data is, how it is loaded and saved, and where
+        candidates are evaluated. Of a file of latencies the contents count, and not where it is.
+
+        Raises:
+            ZooError: The file of latencies cannot be read.
+        """
         data: dict[str, Any] = self.model_dump(mode='json')
-        del data['checkpoint_seconds']
+        del data['checkpoint_seconds'], data['search']['workers']
         for key in ('root', 'download', 'num_workers'):
             del data['data'][key]
+        if (latency := self.search.limits.latency) is not None:
+            seconds = data['search']['limits']['latency']['seconds']
+            data['search']['limits']['latency'] = {'sha256': latency.sha256, 'seconds': seconds}
         return data
 
 
@@ -112,7 +194,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         ZooError: One line for each fault: file, key, what was found, what is allowed.
     """
     where = str(path)
-    data = parse_yaml(read_file(path), where)
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ZooError(f'{where}: found {shorten(data)}, a config with keys is needed.')
     for override in overrides:
@@ -154,6 +236,11 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789')
 )
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Parses a YAML file (see :func:`parse_yaml`)."""
+    return parse_yaml(read_file(path), str(path))
 
 
 def parse_yaml(data: bytes, where: str) -> Any:

@@ -168,9 +168,13 @@ class Data:
 class _TrainKeys:
     """The (epoch, index) keys of each step's batch; a step's depend on nothing but the seed and the step."""
 
-    def __init__(self, size: int, batch_size: int, seed: int, start: int, stop: int):
+    def __init__(
+        self, size: int, batch_size: int, seed: int, start: int, stop: int, rank: int, processes: int
+    ):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.stop = start, stop
+        share = batch_size // processes
+        self.share = slice(rank * share, (rank + 1) * share)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -184,11 +188,19 @@ class _TrainKeys:
             if epoch != order_epoch:
                 rng = np.random.Generator(np.random.PCG64(derive_seed(self.seed, 'order', epoch)))
                 order, order_epoch = np.argsort(rng.random(self.size), kind='stable').tolist(), epoch
-            yield [(epoch, index) for index in order[i * self.batch_size : (i + 1) * self.batch_size]]
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            yield [(epoch, index) for index in batch[self.share]]
 
 
 def train_batches(
-    images: Images, batch_size: int, seed: int, start: int, stop: int, num_workers: int = 0
+    images: Images,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader:
     """Batches of steps ``start`` to ``stop``, shuffled anew each epoch, without its incomplete last one.
 
@@ -199,6 +211,8 @@ def train_batches(
         start: First step, counted from the beginning of the training.
         stop: Step after the last one.
         num_workers: Processes that load; the batches do not depend on it.
+        rank: Which part of each batch this process gets.
+        processes: Into how many parts batches are divided.
 
     Raises:
         ZooError: There are fewer images than a batch has.
@@ -207,7 +221,7 @@ def train_batches(
         raise ZooError(
             f'batch_size: found {batch_size}, at most the {len(images)} training images are allowed.'
         )
-    keys = _TrainKeys(len(images), batch_size, seed, start, stop)
+    keys = _TrainKeys(len(images), batch_size, seed, start, stop, rank, processes)
     return DataLoader(images, batch_sampler=keys, **_loader_args(num_workers))  # type: ignore[arg-type]
 
 
@@ -222,9 +236,10 @@ def eval_batches(images: Images, batch_size: int, num_workers: int = 0) -> DataL
 
 def _loader_args(num_workers: int) -> dict[str, Any]:
     # a generator of its own, so that a loader does not advance torch's global one
-    return dict(num_workers=num_workers, generator=torch.Generator(), worker_init_fn=_ignore_interrupt)
+    return dict(num_workers=num_workers, generator=torch.Generator(), worker_init_fn=_ignore_signals)
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one decides when the workers end."""
+def _ignore_signals(_: int) -> None:
+    """Ctrl-C, and often SIGTERM, reach every process; the main one decides when the workers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

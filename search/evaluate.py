@@ -1,6 +1,7 @@
 """What a candidate is worth. An evaluator only scores: called with a genotype it returns an Evaluation."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 
 from search.space import Genotype
 from search.supernet import Supernet
+from search.training import Network
 
-__all__ = ['Evaluation', 'Evaluator', 'SupernetEvaluator']
+__all__ = ['Evaluation', 'Evaluator', 'Objective', 'SupernetEvaluator', 'validate']
 
 Objective = Literal['top1', 'loss']
 
@@ -25,7 +27,48 @@ class Evaluation:
 
 
 class Evaluator(Protocol):
-    def __call__(self, genotype: Genotype) -> Evaluation: ...
+    def __call__(self, genotype: Genotype, needed: float = -math.inf) -> Evaluation:
+        """Scores a candidate. One that cannot reach the score ``needed`` may be given up on the way: then its
+        score is one that it could at best have had, and the metric ``images`` says after how many."""
+
+
+@torch.no_grad()
+def validate(
+    network: Network,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int,
+    objective: Objective,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    needed: float = -math.inf,
+) -> Evaluation:
+    """Scores a network on images in a fixed order, the same for all candidates.
+
+    It is given up as soon as it would not reach ``needed`` with all other images right and without loss.
+
+    Args:
+        network: In evaluation mode.
+        images: (N, C, H, W), already transformed, where the network is.
+        labels: (N,) class indices.
+        batch_size: Images at once.
+        objective: 'top1', or 'loss' for the negative cross-entropy, which ties less on few images.
+        autocast: Context in which the network runs.
+        needed: A score.
+
+    Returns:
+        Metrics top1 (in %) and loss (mean cross-entropy in nats), or images if it was given up.
+    """
+    total, seen, correct, loss = len(labels), 0, 0, 0.0
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        with autocast():
+            logits = network(x)
+        seen += len(y)
+        correct += int((logits.argmax(1) == y).sum())
+        loss += float(F.cross_entropy(logits.float(), y, reduction='sum'))
+        bound = 100 * (correct + total - seen) / total if objective == 'top1' else -loss / total
+        if bound < needed and seen < total:
+            return Evaluation(bound, {'images': seen})
+    return Evaluation(bound, {'top1': 100 * correct / total, 'loss': loss / total})
 
 
 class SupernetEvaluator:
@@ -39,36 +82,32 @@ class SupernetEvaluator:
         batch_size: int = 256,
         objective: Objective = 'top1',
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        calibration: Sequence[torch.Tensor] = (),
     ):
         """
         Args:
             supernet: The trained supernet.
-            images: (N, C, H, W), already transformed, where the supernet is.
-            labels: (N,) class indices.
-            batch_size: Images at once.
-            objective: 'top1', or 'loss' for the negative cross-entropy, which ties less on few images.
-            autocast: Context in which the network runs.
+            images: As the other arguments, see :func:`validate`.
+            calibration: Batches of training images that set the statistics of a candidate's batch norms.
         """
         self.supernet = supernet.eval()
         self.images, self.labels = images, labels
         self.batch_size = batch_size
         self.objective = objective
         self.autocast = autocast
+        self.calibration = calibration
 
-    def __call__(self, genotype: Genotype) -> Evaluation:
-        """Evaluates one candidate.
-
-        Returns:
-            Metrics top1 (in %) and loss (mean cross-entropy in nats).
-        """
+    def __call__(self, genotype: Genotype, needed: float = -math.inf) -> Evaluation:
         arch = self.supernet.family_space.decode(genotype)
         tensors = self.supernet.tensors(arch, contiguous=True)
-        correct, loss = 0, 0.0
-        batches = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
-        for images, labels in batches:
-            with self.autocast():
-                logits = self.supernet(arch, images, tensors)
-            correct += int((logits.argmax(1) == labels).sum())
-            loss += float(F.cross_entropy(logits.float(), labels, reduction='sum'))
-        metrics = {'top1': 100 * correct / len(self.labels), 'loss': loss / len(self.labels)}
-        return Evaluation(metrics['top1'] if self.objective == 'top1' else -metrics['loss'], metrics)
+        with self.autocast():
+            tensors |= self.supernet.calibrate(arch, self.calibration, tensors)
+        return validate(
+            lambda x: self.supernet(arch, x, tensors),
+            self.images,
+            self.labels,
+            self.batch_size,
+            self.objective,
+            self.autocast,
+            needed,
+        )

@@ -1,5 +1,6 @@
 """What a config means: its data, its space, its limits, and the networks that are trained and written."""
 
+import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from search.budget import BudgetSampler, Limits
 from search.config import RunConfig
 from search.cost import Cost, CostModel
 from search.data import Data, train_batches
-from search.run import Run
+from search.distributed import world
+from search.latency import LatencyModel
+from search.latency_sampler import LatencySampler
+from search.run import Run, Unrecorded
 from search.sampling import Sampler, SpaceSampler
 from search.seeding import derive_seed, forked_rng
 from search.space import Genotype
@@ -42,9 +46,19 @@ class Problem:
         check_name(self.config.name, self.space.family)
         self.make_strategy()
         self.data.images('val')
-        for recipe in filter(None, (self.config.supernet.recipe, self.config.retrain)):
+        for recipe in self.recipes():
             images = self.data.images('train', recipe.augment, 0)
             train_batches(images, recipe.batch_size, 0, 0, 0)
+
+    def recipes(self) -> list[Recipe]:
+        """All trainings of the run."""
+        config = self.config
+        found = [config.retrain] if config.retrain else []
+        if config.supernet is not None:
+            found.append(config.supernet.recipe)
+        if config.search.evaluator.kind == 'proxy':
+            found.append(config.search.evaluator.recipe)
+        return found
 
     @cached_property
     def data(self) -> Data:
@@ -62,9 +76,24 @@ class Problem:
     def sampler(self) -> Sampler:
         """The candidates: the space, or what the limits leave of it."""
         limits = self.config.search.limits
-        if limits.params is None and limits.macs is None:
+        if limits.params is None and limits.macs is None and limits.latency is None:
             return SpaceSampler(self.space.space)
-        return BudgetSampler(self.cost_model, Limits(limits.params, limits.macs))
+        return self._limited(Limits(limits.params, limits.macs))
+
+    @cached_property
+    def latency_model(self) -> LatencyModel | None:
+        """The latency of candidates, if it is limited."""
+        limit = self.config.search.limits.latency
+        return LatencyModel(self.space, self.data.num_classes, limit.file) if limit else None
+
+    def _limited(self, limits: Limits) -> BudgetSampler | LatencySampler:
+        """Candidates within these limits and the limit of latency."""
+        if self.latency_model is None:
+            return BudgetSampler(self.cost_model, limits)
+        assert self.config.search.limits.latency is not None
+        return LatencySampler(
+            self.cost_model, limits, self.latency_model, self.config.search.limits.latency.seconds
+        )
 
     def make_strategy(self) -> Strategy:
         return make_strategy(self.config.search.strategy, self.sampler, self.config.seed, self.space.decode)
@@ -72,13 +101,26 @@ class Problem:
     def make_supernet(self) -> Supernet:
         return Supernet(self.space, self.data.num_classes, derive_seed(self.config.seed, 'supernet', 'init'))
 
+    def calibration(self) -> list[torch.Tensor]:
+        """Batches of training images, as they are evaluated, for the statistics of batch norms."""
+        batch_size, batches = self.calibration_size()
+        images, seed = self.data.images('train'), derive_seed(self.config.seed, 'calibration')
+        loader = train_batches(images, batch_size, seed, 0, batches, self.config.data.num_workers)
+        return [x for x, _ in loader]
+
+    def calibration_size(self) -> tuple[int, int]:
+        """Images of a batch, and batches, of :meth:`calibration`."""
+        count, config = len(self.data.images('train')), self.config.search
+        batch_size = min(config.batch_size, count)
+        return batch_size, min(math.ceil(config.calibration_images / batch_size), count // batch_size)
+
     def cost(self, genotype: Genotype) -> Cost:
         return self.cost_model.cost(genotype)
 
-    def sampler_near(self, cost: Cost, within: float) -> BudgetSampler:
+    def sampler_near(self, cost: Cost, within: float) -> Sampler:
         """Candidates of nearly the same MACs."""
         macs = cost.macs * (1 - within), cost.macs * (1 + within)
-        return BudgetSampler(self.cost_model, Limits(self.config.search.limits.params, macs))
+        return self._limited(Limits(self.config.search.limits.params, macs))
 
     def build(self, arch: Arch, **kwargs: Any) -> nn.Module:
         """The zoo's network for this data."""
@@ -98,7 +140,7 @@ class Problem:
         recipe: Recipe,
         phase: str,
         label: str,
-        run: Run,
+        run: Run | Unrecorded,
     ) -> None:
         """:func:`search.training.train` on the train split, seeded by the run's seed and the phase."""
         seed = derive_seed(self.config.seed, phase)
@@ -115,7 +157,9 @@ class Problem:
             num_workers=self.config.data.num_workers,
         )
 
-    def train_alone(self, arch: Arch, recipe: Recipe, phase: str, label: str, run: Run) -> nn.Module:
+    def train_alone(
+        self, arch: Arch, recipe: Recipe, phase: str, label: str, run: Run | Unrecorded
+    ) -> nn.Module:
         """Trains an architecture from scratch."""
         with forked_rng(self.config.seed, phase, 'init'):
             model = self.build(arch, drop_path_rate=recipe.drop_path_rate)
@@ -140,6 +184,7 @@ def versions() -> dict[str, str]:
         'torch': torch.__version__,
         'timm': timm.__version__,
         'threads': str(torch.get_num_threads()),
+        'processes': str(world()[1]),
     }
     return found | ({'commit': commit} if (commit := find_commit()) else {})
 

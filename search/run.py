@@ -23,22 +23,61 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
+from search.distributed import ALONE, agree, world
 from search.progress import Progress
 from zoo.errors import ZooError
 from zoo.files import write_atomic
 from zoo.jsonfile import format_json, shorten
 
-__all__ = ['Interrupted', 'Run']
+__all__ = ['Abandoned', 'Interrupted', 'Run', 'Unrecorded']
 
 Fault = Callable[[str], None]
+GO, STOP = 0, 1
+"""What the first process says to others that wait."""
 
 
 class Interrupted(Exception):
     """The user asked to stop, and everything that is needed to continue has been written."""
 
 
+class Abandoned(Exception):
+    """A training that leaves no trace was stopped; it begins anew when the run is continued."""
+
+
+class Unrecorded:
+    """Stands in for a run where a training leaves no trace, in one process.
+
+    Args:
+        stop: Tells whether to abandon the training.
+    """
+
+    world = ALONE
+
+    def __init__(self, stop: Callable[[], bool] = lambda: False):
+        self.due = stop
+
+    def load(self, phase: str) -> None:
+        return None
+
+    def save(self, phase: str, state: Any) -> None:
+        raise Abandoned
+
+    def reached(self, point: str) -> None:
+        pass
+
+    def log(self, phase: str, step: int, **values: Any) -> None:
+        pass
+
+    def progress(self, label: str, total: int, start: int = 0, unit: str = 'step') -> Progress:
+        return Progress(label, total, start, unit, quiet=True)
+
+
 class Run:
-    """The folder of one run, opened for one process. Use as a context manager."""
+    """The folder of one run. Use as a context manager.
+
+    Of several processes that train together, the first one owns the folder: it writes, and the others do what
+    it decides. Phases that are not computed together are computed by the first process alone.
+    """
 
     def __init__(
         self,
@@ -62,11 +101,19 @@ class Run:
             ZooError: The folder is in use, holds something else, is of another config or version, or damaged.
         """
         self.folder = Path(folder)
-        self.quiet = quiet
+        self._world = world()
+        self._is_first = self._world[0] == 0
+        self._together = False
+        self.quiet = quiet or not self._is_first
         self._checkpoint_seconds = checkpoint_seconds
         self._fault = fault
         self._stop_asked = False
         self._handlers: dict[int, Any] = {}
+        if not self._is_first:
+            agree(0)  # the first process has opened the folder
+            self.versions = dict(versions)
+            self._phase, self._state, self._done, _ = self._read_checkpoint()
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,6 +135,7 @@ class Run:
             self._lock.release()
             raise
         self._saved_at = time.monotonic()
+        agree(0)
 
     def __enter__(self) -> 'Run':
         if threading.current_thread() is threading.main_thread():
@@ -100,43 +148,94 @@ class Run:
     ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if not self._is_first:
+            return
         self._log.close()
         self._board.close()
         self._lock.release()
 
     # ---- what phases use
 
-    def phase(self, name: str, file: str, compute: Callable[[], bytes]) -> bytes:
+    @property
+    def world(self) -> tuple[int, int]:
+        """This process's number, and how many compute the phase together."""
+        return self._world if self._together else ALONE
+
+    def phase(self, name: str, file: str, compute: Callable[[], bytes], together: bool = False) -> bytes:
         """The contents of a phase's file: computed once, read from the folder ever after.
+
+        Args:
+            name: Of the phase.
+            file: Below the run's folder.
+            compute: Gives the contents.
+            together: All processes compute; the first one's result counts.
 
         Raises:
             ZooError: The phase is done, but its file is not what it wrote.
         """
         path = self.folder / file
+        if not self._is_first:
+            return self._follow(name, path, compute, together)
+        agree(name in self._done)
         if name in self._done:
             data = path.read_bytes() if path.is_file() else b''
             if hashlib.sha256(data).hexdigest() != self._done[name]:
                 state = 'is damaged' if data else 'is missing'
                 raise ZooError(f'{path}: {state}; put it back, or start again in another folder.')
             return data
-        self.reached(f'{name}: begin')
-        data = compute()
-        self.reached(f'{name}: computed')
-        path.parent.mkdir(exist_ok=True)
-        _write(path, data)
-        self.reached(f'{name}: written')
-        self._done[name] = hashlib.sha256(data).hexdigest()
-        self._write_checkpoint(None, None)
-        self.reached(f'{name}: done')
+        computed = False
+        try:
+            self.reached(f'{name}: begin')
+            self._together = together
+            data = compute()
+            self._together, computed = False, True
+            self.reached(f'{name}: computed')
+            path.parent.mkdir(exist_ok=True)
+            _write(path, data)
+            self.reached(f'{name}: written')
+            self._done[name] = hashlib.sha256(data).hexdigest()
+            self._write_checkpoint(None, None)
+            self.reached(f'{name}: done')
+        except Interrupted:
+            if computed or not together:  # the other processes wait
+                agree(STOP)
+            raise
+        finally:
+            self._together = False
+        agree(GO)
         return data
+
+    def _follow(self, name: str, path: Path, compute: Callable[[], bytes], together: bool) -> bytes:
+        """A phase in one of the other processes."""
+        if not agree(0):
+            if together:
+                self._together = True
+                compute()
+                self._together = False
+            if agree(GO) == STOP:
+                raise Interrupted
+            self._phase, self._state = None, None
+        return path.read_bytes()
 
     def load(self, phase: str) -> Any:
         """What :meth:`save` was last given for this phase, if it was interrupted, else None."""
         return self._state if self._phase == phase else None
 
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the user has asked to stop: at the next :meth:`save`."""
+        return self._stop_asked
+
     def due(self) -> bool:
-        """Whether it is time to :meth:`save`."""
-        return self._stop_asked or time.monotonic() - self._saved_at >= self._checkpoint_seconds
+        """Whether it is time to :meth:`save`, in all processes that compute together."""
+        code = 0
+        if self._is_first:
+            due = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+            code = 2 if self._stop_asked else int(due)
+        if self._together:
+            code = agree(code)
+            self._stop_asked = code == 2
+        return code > 0
 
     def save(self, phase: str, state: Any) -> None:
         """Writes a checkpoint: tensors, numbers, strings, and lists and dicts of them.
@@ -144,17 +243,23 @@ class Run:
         Raises:
             Interrupted: The user has asked to stop.
         """
+        if not self._is_first:
+            if self._stop_asked:
+                raise Interrupted
+            return
         self.reached(f'{phase}: save')
         self._write_checkpoint(phase, state)
         self.reached(f'{phase}: saved')
 
     def reached(self, point: str) -> None:
         """Marks a point where a run may be interrupted."""
-        if self._fault is not None:
+        if self._fault is not None and self._is_first:
             self._fault(point)
 
     def log(self, phase: str, step: int, **values: float | int | str | None) -> None:
         """Appends an event to the log; numbers are drawn in TensorBoard as ``phase/name``."""
+        if not self._is_first:
+            return
         event = {'phase': phase, 'step': step, **values, 'time': round(time.time(), 3)}
         self._log.write((json.dumps(event) + '\n').encode())
         self._draw(event)

@@ -7,9 +7,11 @@ and draws those.
 
 import json
 import math
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from random import Random
 from typing import Any
 
@@ -226,6 +228,23 @@ class Space:
                 if when:
                     kept[choice.name] = replace(choice, values=values, when=when)
         return Space(self.name, tuple(kept.values()))
+
+    def settle(self, rng: Random, hierarchical: bool = True) -> 'Space':
+        """The subspace in which every choice among names, such as operators, is decided by a draw.
+
+        What is left are numbers, of which there is a greatest and a smallest.
+
+        Args:
+            rng: Source of the draws.
+            hierarchical: Each name is equally likely, or else as likely as in :meth:`sample`.
+        """
+        names: dict[str, Value | Sequence[Value]] = {}
+        for i, choice in enumerate(self.choices):
+            if len(choice.values) > 1 and any(isinstance(value, str) for value in choice.values):
+                rank = rng.randrange(len(choice.values) if hierarchical else self._totals[i])
+                index = rank if hierarchical else bisect(list(accumulate(self._counts[i])), rank)
+                names[choice.name] = choice.values[index]
+        return self.restrict(names) if names else self
 
     def shift(self, steps: Mapping[str, int | float]) -> 'Space':
         """The space in which a step is added to every value of the named choices; results <= 0 are dropped.

@@ -54,6 +54,9 @@ class Supernet(nn.Module):
     """The stored tensors of a space, as parameters named by their key with '.' written as '/'.
 
     Not thread-safe: a cached module is state.
+
+    Attributes:
+        has_batch_norm: Sub-networks have statistics that must be calibrated before they are evaluated.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Supernet(nn.Module):
         self._subnets: OrderedDict[tuple[Arch, float], Subnet] = OrderedDict()
         covering = [family_space.decode(genotype) for genotype in family_space.covering(family_space.space)]
         subnets = [self.subnet(arch) for arch in covering]
+        self.has_batch_norm = any(subnet.norms for subnet in subnets)
         shapes: dict[str, tuple[int, ...]] = {}
         for subnet in subnets:
             for part in subnet.parts.values():
@@ -90,12 +94,17 @@ class Supernet(nn.Module):
             exempt: set[str] = subnet.module.no_weight_decay()  # type: ignore[operator]
             self._no_weight_decay |= {self._keys[subnet.parts[name].stored] for name in exempt}
         store = {stored: torch.zeros(shape) for stored, shape in shapes.items()}
+        written: set[str] = set()
         for arch, subnet in reversed(list(zip(covering, subnets, strict=True))):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 network = self.build(arch)
             for name, value in network.named_parameters():
-                _write(store, subnet.parts[name], value.detach())
+                part = subnet.parts[name]
+                if _write(store[part.stored], part, value.detach()):
+                    written.add(part.stored)
+        if missing := sorted(store.keys() - written):
+            raise ValueError(f'no covering architecture has {missing[0]} at its largest')
         for stored, initial in store.items():
             self.register_parameter(self._keys[stored], nn.Parameter(initial.to(device)))
 
@@ -236,11 +245,12 @@ class Supernet(nn.Module):
         return out
 
 
-def _write(store: dict[str, torch.Tensor], part: Part, value: torch.Tensor) -> None:
-    stored = store[part.stored]
+def _write(stored: torch.Tensor, part: Part, value: torch.Tensor) -> bool:
+    """Writes a sub-network's tensor to its place; False where that is not a view of the stored one."""
     if stored.shape == part.shape:
         stored.copy_(value)
-        return
-    if any(isinstance(layout, Groups) for layout in part.layouts):  # the part would be a copy
-        return
-    share(stored, part.shape, part.layouts).copy_(value)
+    elif any(isinstance(layout, Groups) for layout in part.layouts):
+        return False
+    else:
+        share(stored, part.shape, part.layouts).copy_(value)
+    return True

@@ -7,25 +7,40 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from pydantic import Field, field_validator, model_validator
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from search.data import Augment, Images, eval_batches, train_batches
-from search.run import Run
+from search.distributed import average_gradients, average_values, make_accelerator
+from search.run import Run, Unrecorded
 from search.seeding import forked_rng
 from zoo.arch import Part
 from zoo.errors import ZooError
 from zoo.registry import suggest
 
-__all__ = ['Network', 'Recipe', 'autocast', 'bf16_supported', 'device', 'evaluate', 'learning_rate', 'train']
+__all__ = [
+    'Diverged',
+    'Network',
+    'Recipe',
+    'autocast',
+    'bf16_supported',
+    'check_share',
+    'device',
+    'evaluate',
+    'learning_rate',
+    'train',
+]
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """From images (B, C, H, W) to logits (B, num_classes)."""
 
 STEPS_BETWEEN_EVENTS = 50
+
+
+class Diverged(ZooError, ArithmeticError):
+    """A training whose loss is no longer a number."""
 
 
 class Recipe(Part):
@@ -73,10 +88,13 @@ def train(
     phase: str,
     label: str,
     seed: int,
-    run: Run,
+    run: Run | Unrecorded,
     num_workers: int = 0,
 ) -> None:
     """Trains in place, from the run's checkpoint of this phase if there is one.
+
+    Several processes (see :mod:`search.distributed`) draw the same networks and share each batch: the result
+    is that of one process, but for what depends on a batch as a whole, batch norm and mixup.
 
     Args:
         model: Owns the parameters; it is moved to the device and set to training.
@@ -92,15 +110,19 @@ def train(
         num_workers: Processes that load images.
 
     Raises:
-        ZooError: The loss is no longer a number.
+        Diverged: The loss is no longer a number.
+        ZooError: The processes cannot share a batch equally.
     """
     accelerator = make_accelerator()
     device = accelerator.device
+    rank, size = run.world
+    check_share(recipe, size)
     model.to(device).train()
     optimizer = create_optimizer_v2(model, recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay)
     mix = _mixup(recipe, num_classes)
     steps_per_epoch = len(images) // recipe.batch_size
     total = recipe.epochs * steps_per_epoch
+    place = [rank] if size > 1 else []
     start = 0
     losses = torch.zeros(2, dtype=torch.float64, device=device)  # sum and number since the last event
     if (state := run.load(phase)) is not None:
@@ -108,7 +130,7 @@ def train(
         optimizer.load_state_dict(state['optimizer'])
         start, losses = state['step'], state['losses'].to(device)
 
-    batches = train_batches(images, recipe.batch_size, seed, start, total, num_workers)
+    batches = train_batches(images, recipe.batch_size, seed, start, total, num_workers, rank, size)
     with run.progress(label, total, start) as progress:
         for step, (x, target) in enumerate(batches, start):
             lr = learning_rate(recipe, (step + 1) / steps_per_epoch)
@@ -116,14 +138,18 @@ def train(
                 group['lr'] = lr * group.get('lr_scale', 1.0)
             x, target = x.to(device), target.to(device)
             if mix is not None:
-                with forked_rng(seed, phase, step, 'mixup'):
+                with forked_rng(seed, phase, step, 'mixup', *place):
                     x, target = mix(x, target)
             drawn = networks(step)
             for slot, network in enumerate(drawn):
-                with forked_rng(seed, phase, step, slot, device=device), autocast(device, recipe.bf16):
+                with (
+                    forked_rng(seed, phase, step, slot, *place, device=device),
+                    autocast(device, recipe.bf16),
+                ):
                     loss = F.cross_entropy(network(x), target, label_smoothing=recipe.label_smoothing)
                 accelerator.backward(loss / len(drawn))
                 losses += torch.stack([loss.detach().double(), losses.new_ones(())])
+            average_gradients(model.parameters(), size)
             if recipe.clip_grad is not None:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.clip_grad)
             optimizer.step()
@@ -132,6 +158,7 @@ def train(
             done = step + 1
             note = ''
             if done % STEPS_BETWEEN_EVENTS == 0 or done == total:
+                average_values(losses, size)
                 mean = _mean_loss(losses, phase, step)
                 run.log(phase, done, epoch=done / steps_per_epoch, loss=mean, lr=lr)
                 losses.zero_()
@@ -139,6 +166,7 @@ def train(
             progress.update(note)
             run.reached(f'{phase}: step')
             if run.due() and done < total:
+                average_values(losses, size)
                 _mean_loss(losses, phase, step)
                 state = {
                     'model': model.state_dict(),
@@ -149,10 +177,21 @@ def train(
                 run.save(phase, state)
 
 
+def check_share(recipe: Recipe, size: int) -> None:
+    """Refuses batches that so many processes cannot share equally."""
+    share, rest = divmod(recipe.batch_size, size)
+    if rest:
+        raise ZooError(f'batch_size: found {recipe.batch_size}, {size} processes cannot share it equally.')
+    if share % 2 and _mixup(recipe, 2) is not None:
+        raise ZooError(
+            f'batch_size: found {recipe.batch_size} for {size} processes, mixup needs an even share for each.'
+        )
+
+
 def _mean_loss(losses: torch.Tensor, phase: str, step: int) -> float:
     total, count = losses.tolist()
     if not math.isfinite(total):
-        raise ZooError(
+        raise Diverged(
             f'{phase}: the loss is {total} at step {step}; a lower lr, more warm-up or clip_grad can help.'
         )
     return total / max(count, 1)
@@ -164,10 +203,6 @@ def _mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
         return None
     # cross_entropy smooths the labels, mixed or not
     return Mixup(augment.mixup, augment.cutmix, label_smoothing=0.0, num_classes=num_classes)
-
-
-def make_accelerator() -> Accelerator:
-    return Accelerator(mixed_precision='no')  # the recipe decides about bf16, not the launcher
 
 
 def device() -> torch.device:

@@ -12,20 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 
+from search.candidates import SUPERNET, calibration, load_supernet, search
 from search.config import RunConfig
 from search.cost import Cost
 from search.emit import entry_bytes, measure, weights_bytes
-from search.evaluate import SupernetEvaluator
+from search.measurements import read_latencies
 from search.problem import Problem, versions
 from search.run import Run
 from search.sampling import SpaceSampler, sandwich
 from search.seeding import derive_seed
 from search.space import Genotype
 from search.supernet import Supernet
-from search.training import Network, autocast, device
-from zoo.errors import ZooError
+from search.training import Network
 from zoo.jsonfile import format_json
 
 __all__ = ['Result', 'one_shot']
@@ -63,16 +63,22 @@ def one_shot(
     """
     problem = Problem(config)
     with Run(folder, config.decisive(), versions(), config.checkpoint_seconds, fault, quiet) as run:
-        store = run.phase('supernet', 'supernet.safetensors', lambda: train_supernet(problem, run))
-        found = json.loads(run.phase('search', 'search.json', lambda: search(problem, run, store)))
+        if (latency := config.search.limits.latency) is not None:
+            run.phase('latency', 'latency.jsonl', partial(read_latencies, latency.file))
+        store = b''
+        if config.supernet is not None:
+            store = run.phase('supernet', SUPERNET, lambda: train_supernet(problem, run), together=True)
+        found = json.loads(run.phase('search', 'search.json', lambda: search(problem, run)))
         genotype = tuple(found['best']['genotype'])
         weights = run.phase(
-            'weights', f'{config.name}.safetensors', lambda: make_weights(problem, run, genotype, store)
+            'weights',
+            f'{config.name}.safetensors',
+            lambda: make_weights(problem, run, genotype, store),
+            together=config.weights == 'retrain',
         )
-        cost = {
-            'supernet_steps': problem.num_steps(config.supernet.recipe),
-            'evaluations': len(found['candidates']),
-        }
+        cost = {'evaluations': len(found['candidates'])}
+        if config.supernet is not None:
+            cost['supernet_steps'] = problem.num_steps(config.supernet.recipe)
         if config.weights == 'retrain' and config.retrain is not None:
             cost['retrain_steps'] = problem.num_steps(config.retrain)
         entry = run.phase(
@@ -87,80 +93,34 @@ def one_shot(
 
 def train_supernet(problem: Problem, run: Run) -> bytes:
     """Trains all sub-networks at once; gives the stored tensors."""
-    config, space = problem.config.supernet, problem.space
+    config = problem.config.supernet
+    assert config is not None
     supernet = problem.make_supernet()
-    sampler = SpaceSampler(space.space, config.sampling == 'hierarchical')
-
-    def networks(step: int) -> list[Network]:
-        rng = random.Random(derive_seed(problem.config.seed, 'supernet', step, 'sandwich'))
-        drawn = sandwich(sampler, rng, config.random, config.largest, config.smallest)
-        rate = config.recipe.drop_path_rate
-        return [partial(supernet, space.decode(genotype), drop_path_rate=rate) for genotype in drawn]
-
+    networks = partial(draw_networks, problem, supernet)
     problem.train(supernet, networks, config.recipe, 'supernet', 'training the supernet', run)
     return save({key: value.detach().cpu() for key, value in supernet.store.items()})
 
 
-def load_supernet(problem: Problem, store: bytes) -> Supernet:
-    supernet = problem.make_supernet()
-    supernet.load_state_dict({key.replace('.', '/'): value for key, value in load(store).items()})
-    return supernet.to(device()).eval()
-
-
-def search(problem: Problem, run: Run, store: bytes) -> bytes:
-    """Scores candidates on the val split with inherited weights; gives all of them and the best."""
-    config = problem.config.search
-    supernet, where = load_supernet(problem, store), device()
-    images, labels = problem.data.images('val').tensors(config.batch_size, problem.config.data.num_workers)
-    evaluator = SupernetEvaluator(
-        supernet,
-        images.to(where),
-        labels.to(where),
-        config.batch_size,
-        config.objective,
-        partial(autocast, where, config.bf16),
-    )
-    strategy = problem.make_strategy()
-    candidates: list[dict[str, Any]] = []
-    if (state := run.load('search')) is not None:
-        state = json.loads(state)
-        strategy.restore(state['strategy'])
-        candidates = state['candidates']
-    best = find_best(candidates)
-    with run.progress('searching', config.evaluations, len(candidates), 'network') as progress:
-        while len(candidates) < config.evaluations:
-            genotype = strategy.ask()
-            if genotype is None:  # there are no more different networks
-                break
-            evaluation = evaluator(genotype)
-            strategy.tell(genotype, evaluation.score)
-            record = {'genotype': genotype, **problem.cost(genotype)._asdict(), 'score': strategy.scores[-1]}
-            candidates.append(record | evaluation.metrics)
-            best = find_best([best, candidates[-1]] if best else candidates[-1:])
-            run.log('search', len(candidates), **{k: v for k, v in candidates[-1].items() if k != 'genotype'})
-            progress.update(f'best {best["top1"]:.1f} %' if best else '')
-            run.reached('search: candidate')
-            if run.due() and len(candidates) < config.evaluations:
-                run.save('search', json.dumps({'strategy': strategy.state(), 'candidates': candidates}))
-    if best is None:
-        raise ZooError(
-            f'search: none of {len(candidates)} networks has a finite score; the supernet is of no use.'
-        )
-    space = problem.space.space
-    return format_json({'space_size': str(space.size()), 'best': best, 'candidates': candidates}).encode()
-
-
-def find_best(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The highest score; the fewest MACs, then the earliest, among equals."""
-    scored = [candidate for candidate in candidates if candidate['score'] is not None]
-    return max(scored, key=lambda candidate: (candidate['score'], -candidate['macs']), default=None)
+def draw_networks(problem: Problem, supernet: Supernet, step: int) -> list[Network]:
+    """The sub-networks of a step: a sandwich, within operators that are drawn first where there are several
+    (TrioNet, Sec. 3.4)."""
+    config = problem.config.supernet
+    assert config is not None
+    hierarchical = config.sampling == 'hierarchical'
+    rng = random.Random(derive_seed(problem.config.seed, 'supernet', step, 'sandwich'))
+    space = problem.space.settle(rng, hierarchical)
+    sampler = SpaceSampler(space.space, hierarchical)
+    drawn = sandwich(sampler, rng, config.random, config.largest, config.smallest)
+    rate = config.recipe.drop_path_rate
+    return [partial(supernet, space.decode(genotype), drop_path_rate=rate) for genotype in drawn]
 
 
 def make_weights(problem: Problem, run: Run, genotype: Genotype, store: bytes) -> bytes:
     """The result's weights: trained from scratch, or the supernet's."""
     arch = problem.space.decode(genotype)
     if problem.config.weights == 'inherit':
-        tensors = load_supernet(problem, store).extract(arch)
+        supernet = load_supernet(problem, store)
+        tensors = supernet.extract(arch, calibration(problem, supernet))
     else:
         assert problem.config.retrain is not None
         tensors = problem.train_alone(
@@ -191,7 +151,7 @@ def compare(
             cost = problem.cost(genotype)._asdict()
             return format_json({'genotype': genotype, **cost, **measure(problem, arch, tensors)}).encode()
 
-        return json.loads(run.phase(phase, f'comparison/{phase}.json', compute))
+        return json.loads(run.phase(phase, f'comparison/{phase}.json', compute, together=True))
 
     first = 1 if problem.config.weights == 'retrain' else 0
     for i in range(first, config.seeds):

@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from search.spaces import s3
+from search.spaces import carnet, glit, s3, trionet, uninet
 from search.spaces.family_space import FamilySpace
 from zoo.errors import ZooError
 
-__all__ = ['FamilySpace', 'load_space']
+__all__ = ['LOADERS', 'FamilySpace', 'load_space']
 
-LOADERS = {'s3': s3.load}
+LOADERS = {
+    'carnet': carnet.load,
+    'glit': glit.load,
+    's3': s3.load,
+    'trionet': trionet.load,
+    'uninet': uninet.load,
+}
 
 
 def load_space(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
@@ -36,6 +37,9 @@ class FamilySpace:
             them have the same tensor, its initial value is the first one's.
         decode_values: The effective architecture of the values of all active choices.
         factors: The closed-form cost of (a subspace of) the space's networks with a number of classes.
+        modules: What is timed of a network to predict its latency: disjoint submodules by their paths, each
+            with the choices on which its latency depends. A network without a module spends no time in it.
+            Choices that a restricted space has no more are those that are never active.
         paper_size: The paper's own count of its space, where it counts something else than architectures.
     """
 
@@ -46,6 +50,7 @@ class FamilySpace:
     covering: Callable[[Space], Sequence[Genotype]]
     decode_values: Callable[[Mapping[str, Value]], Arch]
     factors: Callable[[Space, int], list[Factor]]
+    modules: Mapping[str, tuple[str, ...]]
     paper_size: int | None = None
 
     def decode(self, genotype: Genotype) -> Arch:
@@ -55,6 +60,10 @@ class FamilySpace:
     def cost_model(self, num_classes: int) -> CostModel:
         """Params and MACs of every candidate with a classifier of this many classes."""
         return CostModel(self.space, self.factors(self.space, num_classes))
+
+    def settle(self, rng: Random, hierarchical: bool = True) -> 'FamilySpace':
+        """The subspace in which every choice among names is decided by a draw (see :meth:`Space.settle`)."""
+        return replace(self, space=self.space.settle(rng, hierarchical))
 
     def restrict(self, allowed: Mapping[str, Value | Sequence[Value]]) -> 'FamilySpace':
         """The subspace in which the named choices take only the given values (see :meth:`Space.restrict`)."""

@@ -88,6 +88,7 @@ def load(data: Mapping[str, Any], input_size: tuple[int, int, int]) -> FamilySpa
         lambda space: [space.largest()],
         partial(decode, maps),
         partial(cost_factors, maps, input_size[0]),
+        timed_modules(declaration),
     )
     check_covering(family_space)
     return family_space
@@ -123,6 +124,20 @@ def decode(maps: Sequence[tuple[int, int]], values: Mapping[str, Any]) -> Arch:
             blocks.append(BlockArch(**(block | {'window_size': min(block['window_size'], max(size))})))
         stages.append(StageArch(embed_dim=values[f'stage{i}.embed_dim'], blocks=tuple(blocks)))
     return Arch(stages=tuple(stages))
+
+
+def timed_modules(declaration: Declaration) -> dict[str, tuple[str, ...]]:
+    """The modules of :class:`zoo.models.s3.S3` whose latency is measured, and the choices it depends on."""
+    modules: dict[str, tuple[str, ...]] = {'patch_embed': ('stage1.embed_dim',)}
+    for i, stage in enumerate(declaration.stages):
+        dim = f'stage{i + 1}.embed_dim'
+        if i:
+            modules[f'stages.{i}.downsample'] = f'stage{i}.embed_dim', dim
+        for j in range(max(stage.depth)):
+            block = f'stage{i + 1}.block{j + 1}'
+            modules[f'stages.{i}.blocks.{j}'] = dim, *(f'{block}.{name}' for name in BLOCK_CHOICES)
+    modules['head'] = (f'stage{len(declaration.stages)}.embed_dim',)
+    return modules
 
 
 def cost_factors(

@@ -5,6 +5,7 @@ generations before it, and random ones for what is left of the population and fo
 attempt gave anew.
 """
 
+import math
 from random import Random
 from typing import Annotated
 
@@ -89,6 +90,13 @@ class Evolution(Strategy):
         if self._parents[0] != generation:
             self._parents = generation, self._find_parents(generation)
         return self._breed(self._parents[1], slot, rng) or self.draw_new(rng)
+
+    def settled(self) -> tuple[int, float]:
+        """Candidates of earlier generations; the worst of their parents must be beaten to become one."""
+        count = (len(self.genotypes) - 1) // self.settings.population * self.settings.population
+        scores = sorted((score for score in self.scores[:count] if score is not None), reverse=True)
+        best = scores[: self.settings.parents]
+        return count, best[-1] if len(best) == self.settings.parents else -math.inf
 
     def _find_parents(self, generation: int) -> list[Genotype]:
         """The best candidates before a generation: best first, among equals the earlier first."""

@@ -1,8 +1,8 @@
 """What every strategy is: something that asks for candidates and is told their scores."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from math import isfinite
 from random import Random
 from typing import Any
 
@@ -84,7 +84,12 @@ class Strategy(ABC):
                 f'Candidate {genotype}: {state}, one of the {len(self._pending)} pending ones is needed.'
             )
         self._pending.remove(number)
-        self.scores[number] = float(score) if score is not None and isfinite(score) else None
+        self.scores[number] = float(score) if score is not None and math.isfinite(score) else None
+
+    def settled(self) -> tuple[int, float]:
+        """How many leading candidates have their scores whenever the last candidate is asked, and the score
+        below which that one cannot change what is asked later."""
+        return 0, -math.inf
 
     def state(self) -> dict[str, Any]:
         """Everything but the constructor's arguments, as JSON data."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import register_notrace_function
+from timm.layers import is_exporting, register_notrace_function
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
@@ -49,11 +49,7 @@ def local_attention(
         Tensor[B, num_heads, E, H, W].
     """
     if not torch.jit.is_scripting():  # noqa: SIM102
-        if not (
-            torch.jit.is_tracing()
-            or torch.compiler.is_exporting()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if not (torch.jit.is_tracing() or is_exporting() or torch._C._are_functorch_transforms_active()):
             inputs = (q, k, v, logits_h, logits_w)
             device = q.device.type
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):

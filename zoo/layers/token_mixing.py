@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, register_notrace_function
+from timm.layers import Mlp, is_exporting, register_notrace_function
 from torch import Tensor, nn
 
 __all__ = ['TokenMixing', 'resample_map', 'resample_token_mixing']
@@ -11,7 +11,8 @@ __all__ = ['TokenMixing', 'resample_map', 'resample_token_mixing']
 @register_notrace_function
 def resample_map(x: Tensor, height: int, width: int) -> Tensor:
     """Tensor[B, C, H, W] -> Tensor[B, C, height, width], bilinear; the same tensor if it has that size."""
-    if x.shape[2] == height and x.shape[3] == width:
+    # An exported program has one branch for all sizes.
+    if not is_exporting() and x.shape[2] == height and x.shape[3] == width:
         return x
     return F.interpolate(x, size=(height, width), mode='bilinear', align_corners=False)
 

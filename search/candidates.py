@@ -1,0 +1,184 @@
+"""The search phase: a strategy asks, evaluators score, wherever they run; every candidate is recorded."""
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+
+from search.config import RunConfig
+from search.evaluate import Evaluator, SupernetEvaluator
+from search.problem import Problem
+from search.proxy import ProxyEvaluator
+from search.run import Abandoned, Run
+from search.space import Genotype
+from search.strategies import Strategy
+from search.supernet import Supernet
+from search.table import TableEvaluator
+from search.training import autocast, device
+from search.workers import Outcome, Task, Workers
+from zoo.errors import ZooError
+from zoo.jsonfile import format_json
+
+__all__ = ['calibration', 'find_best', 'load_supernet', 'search']
+
+SUPERNET = 'supernet.safetensors'
+"""The trained supernet, in the run's folder."""
+
+
+def search(problem: Problem, run: Run) -> bytes:
+    """Scores candidates and gives all of them and the best, as JSON.
+
+    The records stand in the order in which the strategy asked, whatever the order in which workers finish.
+
+    Raises:
+        ZooError: Too many candidates in a row failed, or none has a score.
+        Interrupted: The user asked to stop.
+    """
+    config = problem.config.search
+    strategy = problem.make_strategy()
+    candidates: list[dict[str, Any]] = []
+    if (state := run.load('search')) is not None:
+        state = json.loads(state)
+        strategy.restore(state['strategy'])
+        candidates = state['candidates']
+
+    def save() -> None:
+        run.save('search', json.dumps({'strategy': strategy.state(), 'candidates': candidates}))
+
+    task = Task(_make_in_worker, (problem.config.model_dump_json(), str(run.folder.resolve())))
+    make = partial(make_evaluator, problem, run.folder, lambda: run.stop_asked)
+    try:
+        with Workers(config.workers, task, make) as workers:
+            _evaluate(problem, run, strategy, candidates, workers, save)
+    except Abandoned:
+        save()
+    best = find_best(candidates)
+    if best is None:
+        raise ZooError(
+            f'search: none of {len(candidates)} networks has a finite score; the search has no result.'
+        )
+    space = problem.space.space
+    return format_json({'space_size': str(space.size()), 'best': best, 'candidates': candidates}).encode()
+
+
+def _evaluate(
+    problem: Problem,
+    run: Run,
+    strategy: Strategy,
+    candidates: list[dict[str, Any]],
+    workers: Workers,
+    save: Callable[[], None],
+) -> None:
+    config = problem.config.search
+    best = find_best(candidates)
+    failures = 0
+
+    def hand_out(genotype: Genotype) -> None:
+        workers.submit(genotype, needed(problem, strategy, candidates, genotype))
+
+    def look_up() -> None:
+        if run.stop_asked:
+            save()
+
+    with run.progress('searching', config.evaluations, len(candidates), 'network') as progress:
+        for genotype in strategy.pending:
+            hand_out(genotype)
+        while len(candidates) < config.evaluations:
+            while len(workers) < workers.capacity and len(strategy.genotypes) < config.evaluations:
+                asked = strategy.ask()
+                if asked is None:  # scores must be told first, or there are no more different networks
+                    break
+                hand_out(asked)
+            if not len(workers):
+                break
+            genotype, outcome = workers.next(look_up)
+            strategy.tell(genotype, outcome.score)
+            candidates.append(make_record(problem, genotype, outcome))
+            failures = 0 if outcome.failure is None else failures + 1
+            if failures == config.failures_in_a_row:
+                raise ZooError(
+                    f'search: {failures} candidates in a row have failed, the last one by {outcome.failure}.'
+                )
+            best = find_best([best, candidates[-1]] if best else candidates[-1:])
+            run.log('search', len(candidates), **{k: v for k, v in candidates[-1].items() if k != 'genotype'})
+            progress.update(f'best score {best["score"]:.4g}' if best else '')
+            run.reached('search: candidate')
+            if run.due() and len(candidates) < config.evaluations:
+                save()
+
+
+def make_record(problem: Problem, genotype: Genotype, outcome: Outcome) -> dict[str, Any]:
+    """What is kept of a candidate; the score is None if it failed or is not a finite number."""
+    value = outcome.score
+    finite = value if value is not None and math.isfinite(value) else None
+    cost: dict[str, float] = problem.cost(genotype)._asdict()
+    if problem.latency_model is not None:
+        cost['latency'] = problem.latency_model.latency(genotype)
+    record = {'genotype': list(genotype), **cost, 'score': finite}
+    return record | outcome.metrics | ({'failure': outcome.failure} if outcome.failure else {})
+
+
+def needed(
+    problem: Problem, strategy: Strategy, candidates: list[dict[str, Any]], genotype: Genotype
+) -> float:
+    """The score below which a candidate changes neither what is asked later nor the front of score and MACs.
+
+    Only candidates whose scores every process knows when this one is asked are looked at, so that what is
+    given up does not depend on the number of workers.
+    """
+    settled, influence = strategy.settled()
+    if not problem.config.search.give_up or not settled:
+        return -math.inf
+    macs = problem.cost(genotype).macs
+    rivals = [
+        record['score']
+        for record in candidates[:settled]
+        if record['score'] is not None and record['macs'] <= macs
+    ]
+    return min(influence, max(rivals, default=-math.inf))
+
+
+def find_best(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The highest score; the fewest MACs, then the earliest, among equals."""
+    scored = [candidate for candidate in candidates if candidate['score'] is not None]
+    return max(scored, key=lambda candidate: (candidate['score'], -candidate['macs']), default=None)
+
+
+def make_evaluator(problem: Problem, folder: Path, stop: Callable[[], bool] = lambda: False) -> Evaluator:
+    """The evaluator that a config names; a trained supernet is read from the run's folder."""
+    config = problem.config.search
+    if config.evaluator.kind == 'table':
+        table = config.evaluator
+        return TableEvaluator(problem.space.space, table.file, table.metric, table.minimize)
+    if config.evaluator.kind == 'proxy':
+        return ProxyEvaluator(problem, config.evaluator.recipe, stop)
+    supernet, where = load_supernet(problem, (folder / SUPERNET).read_bytes()), device()
+    images, labels = problem.data.images('val').tensors(config.batch_size, problem.config.data.num_workers)
+    return SupernetEvaluator(
+        supernet,
+        images.to(where),
+        labels.to(where),
+        config.batch_size,
+        config.objective,
+        partial(autocast, where, config.bf16),
+        calibration(problem, supernet),
+    )
+
+
+def _make_in_worker(config: str, folder: str) -> Evaluator:
+    return make_evaluator(Problem(RunConfig.model_validate_json(config)), Path(folder))
+
+
+def load_supernet(problem: Problem, store: bytes) -> Supernet:
+    supernet = problem.make_supernet()
+    supernet.load_state_dict({key.replace('.', '/'): value for key, value in load(store).items()})
+    return supernet.to(device()).eval()
+
+
+def calibration(problem: Problem, supernet: Supernet) -> list[Any]:
+    """Batches of images that batch norms are calibrated on, none where there are none."""
+    return [x.to(device()) for x in problem.calibration()] if supernet.has_batch_norm else []
