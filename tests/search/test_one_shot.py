@@ -261,7 +261,7 @@ def test_the_search_never_reads_the_test_split(tmp_path, monkeypatch):
         (['name=s3_tiny'], "name: found 's3_tiny', which is the name of another model"),
         (['name=resnet18'], "name: found 'resnet18', which is the name of another model"),
         (['search.strategy.name=guess'], r'strategy: \$.name: found'),
-        (['space.family=s4'], "space: .*found 's4', allowed are s3"),
+        (['space.family=s4'], "space: .*found 's4', allowed are carnet, glit, s3"),
         (['input.size=[1, 2, 2]'], 'space: found images of'),
         (['retrain.augment.auto_augment=magic'], "augment: timm does not take 'magic'"),
         (['retrain.batch_size=2000'], 'batch_size: found 2000'),
@@ -277,9 +277,9 @@ def test_a_candidate_without_a_finite_score_is_not_chosen(tmp_path, monkeypatch)
     original: Callable = SupernetEvaluator.__call__
     calls = []
 
-    def evaluate(self, genotype):
+    def evaluate(self, genotype, needed):
         calls.append(genotype)
-        found = original(self, genotype)
+        found = original(self, genotype, needed)
         return type(found)(float('nan'), found.metrics) if len(calls) % 2 else found
 
     monkeypatch.setattr(SupernetEvaluator, '__call__', evaluate)
