@@ -36,6 +36,8 @@ def main() -> None:
     device = torch.device(args.device)
     family_space = load_space(args.space, (3, args.size, args.size))
     supernet = Supernet(family_space, 1000, device=device).train()
+    stored = sum(parameter.numel() for parameter in supernet.parameters())
+    print(f'{args.space}: {stored / 1e6:.1f} M stored parameters')
     images = torch.randn(args.batch, 3, args.size, args.size, device=device)
     labels = torch.arange(args.batch, device=device) % 1000
 
