@@ -55,12 +55,14 @@ def main() -> None:
 
 
 def run_search(problem: Problem, store: bytes) -> tuple[dict[str, Any], float]:
-    with tempfile.TemporaryDirectory() as folder:
-        with Run(folder, problem.config.decisive(), versions(), 1e9, quiet=True) as run:
-            Path(folder, SUPERNET).write_bytes(store)
-            started = time.process_time()
-            found = json.loads(search(problem, run))
-            return found, time.process_time() - started
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Run(folder, problem.config.decisive(), versions(), 1e9, quiet=True) as run,
+    ):
+        Path(folder, SUPERNET).write_bytes(store)
+        started = time.process_time()
+        found = json.loads(search(problem, run))
+        return found, time.process_time() - started
 
 
 def find_front(records: list[dict[str, Any]]) -> set[tuple[int, ...]]:
