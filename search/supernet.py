@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from search.sharing import Groups, Layout, resolve, share
 from search.spaces import FamilySpace
@@ -28,8 +29,25 @@ from zoo.models import FAMILIES
 
 __all__ = ['Supernet']
 
+DRAWS = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+)
 CACHED_MODULES = 64
 """Built sub-networks that are kept; each is a few hundred kB of Python objects and no tensors."""
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out random draws, which would take most of the time of building a network without memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else kwargs['tensor']
+        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -129,7 +147,8 @@ class Supernet(nn.Module):
         key = (arch, drop_path_rate)
         subnet = self._subnets.pop(key, None)
         if subnet is None:
-            module = self.build(arch, drop_path_rate=drop_path_rate, device='meta')
+            with _Uninitialised():
+                module = self.build(arch, drop_path_rate=drop_path_rate, device='meta')
             rules = self.family_space.rules(arch)
             parts = {
                 name: Part(stored, value.shape, layouts)
