@@ -29,23 +29,22 @@ from zoo.models import FAMILIES
 
 __all__ = ['Supernet']
 
-DRAWS = (
-    torch.Tensor.normal_,
-    torch.Tensor.uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.kaiming_uniform_,
-)
+FILLS = {
+    *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.kaiming_uniform_),
+    *(getattr(torch.Tensor, name) for name in ('normal_', 'uniform_', 'erfinv_', 'mul_', 'add_', 'clamp_')),
+    *(torch.Tensor.zero_, torch.Tensor.fill_),
+}
+"""What initialisations change tensors by."""
 CACHED_MODULES = 64
 """Built sub-networks that are kept; each is a few hundred kB of Python objects and no tensors."""
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out random draws, which would take most of the time of building a network without memory."""
+    """Leaves initial values out, which would take most of the time of building a network without memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in DRAWS:
+        if func in FILLS:
             return args[0] if args else kwargs['tensor']
         return func(*args, **kwargs)
 
