@@ -254,12 +254,13 @@ class Supernet(nn.Module):
         return tensors | self.calibrate(arch, batches, tensors)
 
     def _fresh_buffers(self, subnet: Subnet) -> dict[str, torch.Tensor]:
-        device = next(self.parameters()).device
+        first = next(self.parameters())
+        like: dict[str, Any] = dict(device=first.device, dtype=first.dtype)
         out = {}
         for name, norm in subnet.norms.items():
-            out[f'{name}.running_mean'] = torch.zeros(norm.num_features, device=device)
-            out[f'{name}.running_var'] = torch.ones(norm.num_features, device=device)
-            out[f'{name}.num_batches_tracked'] = torch.zeros((), dtype=torch.long, device=device)
+            out[f'{name}.running_mean'] = torch.zeros(norm.num_features, **like)
+            out[f'{name}.running_var'] = torch.ones(norm.num_features, **like)
+            out[f'{name}.num_batches_tracked'] = torch.zeros((), dtype=torch.long, device=first.device)
         return out
 
 

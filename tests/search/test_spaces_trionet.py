@@ -160,11 +160,11 @@ def stored_indices(name: str, block, shape: tuple[int, ...], stored: tuple[int, 
 
 @pytest.mark.parametrize('n', [15, pytest.param(200, marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_stand_alone_network_scattered_back(supernet, tiny, n):
-    supernet.train()
+    supernet.double().train()  # batch norms of few positions amplify rounding
     labels = torch.tensor([1, 4, 0, 2])
     for arch in draw(tiny, n, seed=n + 1):
-        x = torch.randn(4, *INPUT)
-        network = supernet.build(arch).train()
+        x = torch.randn(4, *INPUT).double()
+        network = supernet.build(arch).double().train()
         network.load_state_dict(supernet.tensors(arch, contiguous=True), strict=False)
         F.cross_entropy(network(x), labels).backward()
         supernet.zero_grad()
@@ -178,10 +178,10 @@ def test_gradients_are_those_of_the_stand_alone_network_scattered_back(supernet,
                 key = name.replace('.bn2.', f'.bn2_{block.operator}.')
             stored = supernet.store[key]
             touched.add(key)
-            expected = torch.zeros(stored.numel())
+            expected = torch.zeros(stored.numel()).double()
             indices = stored_indices(short, block, tuple(parameter.shape), tuple(stored.shape))
             expected[torch.from_numpy(indices).flatten()] = parameter.grad.flatten()
-            torch.testing.assert_close(stored.grad.flatten(), expected, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(stored.grad.flatten(), expected, rtol=1e-6, atol=1e-9, msg=name)
         assert all(stored.grad is None for key, stored in supernet.store.items() if key not in touched)
 
 
