@@ -5,7 +5,7 @@ exchanged there: what ``timm.list_models`` returns and, for the tests that have 
 mark. The task is the JSON in the environment variable ``TIMM_SUITE``::
 
     {"entries": ["s3_tiny"], "without_maps": [], "listed": {"test_head_hidden_size": ["s3_tiny"]},
-     "weights": "/tmp/folder", "report": "/tmp/report.json"}
+     "weights": "FOLDER", "report": "FOLDER/report.json"}
 
 ``entries`` are what ``list_models`` returns, of which ``without_maps`` are those whose ``forward_features``
 gives no map; ``listed`` are the tests with a list of their own and the networks that these shall run on.
