@@ -120,7 +120,12 @@ class Workers:
 
     def submit(self, genotype: Genotype, needed: float) -> None:
         """Hands a candidate out; outcomes come in the same order."""
-        self._handed_out.append((self._start(genotype, needed), genotype, needed))
+        try:
+            future = self._start(genotype, needed)
+        except BrokenExecutor:  # a worker died while none was waited for
+            self._start_again()
+            future = self._start(genotype, needed)
+        self._handed_out.append((future, genotype, needed))
 
     def __len__(self) -> int:
         """Candidates that are handed out."""

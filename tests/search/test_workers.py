@@ -83,6 +83,17 @@ def test_a_worker_that_dies_costs_its_candidate_another_evaluation(deaths, dies,
     assert len(list(tmp_path.glob('*.death'))) >= (3 if dies else 1)
 
 
+def test_a_candidate_can_be_handed_out_when_the_pool_has_just_died(tmp_path):
+    task = Task(worker_evaluators.make_slow, (str(tmp_path), 0.0))
+    with Workers(WorkersConfig(processes=1), task, list) as workers:
+        workers.submit((1, 0), -1.0)
+        assert workers.next(lambda: None)[1].score == 1.0
+        os.kill(int(next(tmp_path.glob('*.pid')).stem), signal.SIGKILL)
+        time.sleep(1.0)
+        workers.submit((1, 2), -1.0)
+        assert workers.next(lambda: None) == ((1, 2), Outcome(3.0, {'first': 1.0}))
+
+
 def test_dask_workers_of_which_one_is_killed(tmp_path):
     from distributed import LocalCluster
 
