@@ -16,7 +16,7 @@ from typing import Any
 
 from search.candidates import SUPERNET, search
 from search.config import load_config
-from search.methods.one_shot import train_supernet
+from search.phases import train_supernet
 from search.problem import Problem, versions
 from search.run import Run, Unrecorded
 from zoo.registry import config_path

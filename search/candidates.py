@@ -9,11 +9,12 @@ from typing import Any
 
 from safetensors.torch import load
 
-from search.config import RunConfig
+from search.config import parse_config
 from search.evaluate import Evaluator, SupernetEvaluator
 from search.problem import Problem
 from search.proxy import ProxyEvaluator
 from search.run import Abandoned, Run
+from search.section import Section
 from search.space import Genotype
 from search.strategies import Strategy
 from search.supernet import Supernet
@@ -29,7 +30,7 @@ SUPERNET = 'supernet.safetensors'
 """The trained supernet, in the run's folder."""
 
 
-def search(problem: Problem, run: Run) -> bytes:
+def search(problem: Problem, run: Run | Section) -> bytes:
     """Scores candidates and gives all of them and the best, as JSON.
 
     The records stand in the order in which the strategy asked, whatever the order in which workers finish.
@@ -38,7 +39,7 @@ def search(problem: Problem, run: Run) -> bytes:
         ZooError: Too many candidates in a row failed, or none has a score.
         Interrupted: The user asked to stop.
     """
-    config = problem.config.search
+    config = problem.search_config
     strategy = problem.make_strategy()
     candidates: list[dict[str, Any]] = []
     if (state := run.load('search')) is not None:
@@ -67,13 +68,13 @@ def search(problem: Problem, run: Run) -> bytes:
 
 def _evaluate(
     problem: Problem,
-    run: Run,
+    run: Run | Section,
     strategy: Strategy,
     candidates: list[dict[str, Any]],
     workers: Workers,
     save: Callable[[], None],
 ) -> None:
-    config = problem.config.search
+    config = problem.search_config
     best = find_best(candidates)
     failures = 0
 
@@ -131,7 +132,7 @@ def needed(
     given up does not depend on the number of workers.
     """
     settled, influence = strategy.settled()
-    if not problem.config.search.give_up or not settled:
+    if not problem.search_config.give_up or not settled:
         return -math.inf
     macs = problem.cost(genotype).macs
     rivals = [
@@ -150,7 +151,7 @@ def find_best(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def make_evaluator(problem: Problem, folder: Path, stop: Callable[[], bool] = lambda: False) -> Evaluator:
     """The evaluator that a config names; a trained supernet is read from the run's folder."""
-    config = problem.config.search
+    config = problem.search_config
     if config.evaluator.kind == 'table':
         table = config.evaluator
         return TableEvaluator(problem.space.space, table.file, table.metric, table.minimize)
@@ -170,7 +171,7 @@ def make_evaluator(problem: Problem, folder: Path, stop: Callable[[], bool] = la
 
 
 def _make_in_worker(config: str, folder: str) -> Evaluator:
-    return make_evaluator(Problem(RunConfig.model_validate_json(config)), Path(folder))
+    return make_evaluator(Problem(parse_config(json.loads(config))), Path(folder))
 
 
 def load_supernet(problem: Problem, store: bytes) -> Supernet:

@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from search.budget import Limits
-from search.config import load_config, read_yaml
+from search.config import load_config
 from search.data import Data
 from search.describe import describe_space
 from search.latency import LatencyModel
@@ -27,6 +27,7 @@ from search.run import Interrupted
 from search.sources import digits_indices, load_digits
 from search.spaces import LOADERS, FamilySpace, load_space
 from search.timing import make_header, measure
+from search.yamlfile import read_yaml
 from zoo.entry import read_entry
 from zoo.registry import config_path, register
 

@@ -2,32 +2,37 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from search.data import DataConfig
 from search.measurements import read_latencies
+from search.space import Value
 from search.training import Recipe
 from search.workers import WorkersConfig
+from search.yamlfile import override, read_yaml
 from zoo.arch import Part
-from zoo.entry import Input, Name, describe_faults, read_file
+from zoo.entry import Input, Name, describe_faults
 from zoo.errors import ZooError
 from zoo.jsonfile import shorten
+from zoo.registry import suggest
 
 __all__ = [
+    'CONFIGS',
     'CompareConfig',
+    'Limits',
+    'OneShotConfig',
     'Range',
     'RunConfig',
+    'Scoring',
     'SearchConfig',
     'SupernetConfig',
     'load_config',
-    'read_yaml',
+    'parse_config',
 ]
 
 Range = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
@@ -44,11 +49,21 @@ class SupernetConfig(Part):
     sampling: Literal['uniform', 'hierarchical'] = Field(
         'uniform', description='over architectures, or over the values of each choice'
     )
+    decay: Literal['all', 'largest'] = Field(
+        'all',
+        description="what recipe.weight_decay is for: all tensors that have a gradient, by the optimizer's "
+        'rule, or the tensors of the largest sub-network of the step, as a penalty in its loss',
+    )
+    images: Annotated[int, Field(ge=1)] | None = Field(
+        None, description='train on so many images of the train split, drawn once; null: on all'
+    )
 
     @model_validator(mode='after')
     def _check_any(self) -> 'SupernetConfig':
         if not (self.largest or self.smallest or self.random):
             raise ValueError('a step needs at least one of largest, smallest, random')
+        if self.decay == 'largest' and not self.largest:
+            raise ValueError('decay: largest needs largest: true')
         return self
 
 
@@ -98,7 +113,16 @@ class TableScores(Part):
     minimize: bool = Field(False, description='whether less of the metric is better')
 
 
-class SearchConfig(Part):
+class Scoring(Part):
+    """How networks are scored on the val split, and what they may cost."""
+
+    objective: Literal['top1', 'loss'] = 'top1'
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    bf16: bool = True
+    limits: Limits = Limits()
+
+
+class SearchConfig(Scoring):
     """Search for the best candidate, scored on the val split."""
 
     evaluator: Annotated[SupernetScores | ProxyScores | TableScores, Field(discriminator='kind')] = (
@@ -106,14 +130,10 @@ class SearchConfig(Part):
     )
     strategy: dict[str, JsonValue] = Field(description='its name and its settings')
     evaluations: Annotated[int, Field(ge=1)] = Field(description='different networks to evaluate')
-    limits: Limits = Limits()
-    objective: Literal['top1', 'loss'] = 'top1'
-    batch_size: Annotated[int, Field(ge=1)] = 256
     calibration_images: Annotated[int, Field(ge=1)] = Field(
         1024,
         description='training images, rounded up to whole batches, that set the statistics of batch norms',
     )
-    bf16: bool = True
     give_up: bool = Field(
         True,
         description='stop evaluating a candidate that can no longer change the search or the front of score '
@@ -134,18 +154,22 @@ class CompareConfig(Part):
 
 
 class RunConfig(Part):
-    """A whole run: data, space, and what each phase does."""
+    """A whole run: data, space, and what each phase does. Every method adds what it needs."""
 
     name: Name = Field(description='of the entry that the run writes')
-    method: Literal['one_shot'] = 'one_shot'
+    method: str
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     input: Input
     data: DataConfig = DataConfig()
     space: JsonValue = Field(description='name of a space, or its declaration')
-    supernet: SupernetConfig | None = None
-    search: SearchConfig
-    weights: Literal['retrain', 'inherit'] = Field(
-        'retrain', description='train the result from scratch, or take its weights from the supernet'
+    restrict: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(
+        {}, description='choices of the space, and the only values that they may take'
+    )
+    search: Scoring
+    weights: Literal['retrain', 'inherit', 'fine_tune'] = Field(
+        'retrain',
+        description='train the result from scratch, or take its weights from the supernet and, if asked, '
+        'train them further',
     )
     retrain: Recipe | None = None
     compare: CompareConfig | None = None
@@ -153,17 +177,8 @@ class RunConfig(Part):
 
     @model_validator(mode='after')
     def _check_retrain(self) -> 'RunConfig':
-        if self.retrain is None and (self.weights == 'retrain' or self.compare is not None):
-            raise ValueError('retrain is needed: how the result is trained from scratch')
-        return self
-
-    @model_validator(mode='after')
-    def _check_supernet(self) -> 'RunConfig':
-        needs = self.search.evaluator.kind == 'supernet' or self.weights == 'inherit'
-        if needs and self.supernet is None:
-            raise ValueError('supernet is needed: how it is trained')
-        if self.supernet is not None and self.search.evaluator.kind != 'supernet':
-            raise ValueError(f'supernet is not used where evaluator.kind is {self.search.evaluator.kind}')
+        if self.retrain is None and (self.weights != 'inherit' or self.compare is not None):
+            raise ValueError('retrain is needed: how the result is trained')
         return self
 
     def decisive(self) -> dict[str, Any]:
@@ -174,13 +189,38 @@ class RunConfig(Part):
             ZooError: The file of latencies cannot be read.
         """
         data: dict[str, Any] = self.model_dump(mode='json')
-        del data['checkpoint_seconds'], data['search']['workers']
+        del data['checkpoint_seconds']
+        data['search'].pop('workers', None)
         for key in ('root', 'download', 'num_workers'):
             del data['data'][key]
         if (latency := self.search.limits.latency) is not None:
             seconds = data['search']['limits']['latency']['seconds']
             data['search']['limits']['latency'] = {'sha256': latency.sha256, 'seconds': seconds}
         return data
+
+
+class OneShotConfig(RunConfig):
+    """A search by a strategy, once; with the weights of a supernet, or by another evaluator."""
+
+    method: Literal['one_shot'] = 'one_shot'
+    supernet: SupernetConfig | None = None
+    search: SearchConfig
+    top: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description='best candidates that are trained; the one that is then best on val is the result'
+    )
+
+    @model_validator(mode='after')
+    def _check_supernet(self) -> 'OneShotConfig':
+        needs = self.search.evaluator.kind == 'supernet' or self.weights != 'retrain'
+        if needs and self.supernet is None:
+            raise ValueError('supernet is needed: how it is trained')
+        if self.supernet is not None and self.search.evaluator.kind != 'supernet':
+            raise ValueError(f'supernet is not used where evaluator.kind is {self.search.evaluator.kind}')
+        return self
+
+
+CONFIGS: dict[str, type[RunConfig]] = {'one_shot': OneShotConfig}
+"""What a run of a method is told."""
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -197,64 +237,19 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise ZooError(f'{where}: found {shorten(data)}, a config with keys is needed.')
-    for override in overrides:
-        _override(data, override)
+    for text in overrides:
+        override(data, text)
+    return parse_config(data, where)
+
+
+def parse_config(data: dict[str, Any], where: str = 'config') -> RunConfig:
+    """Checks a config that has been read (see :func:`load_config`)."""
+    method = data.get('method', 'one_shot')
+    if not isinstance(method, str) or method not in CONFIGS:
+        known = suggest(str(method), list(CONFIGS)) or f'; there are {", ".join(CONFIGS)}'
+        raise ZooError(f'{where}: method: found {shorten(method)}, which is no method{known}.')
+    config = CONFIGS[method]
     try:
-        return RunConfig.model_validate_json(json.dumps(data))
+        return config.model_validate_json(json.dumps(data))
     except (ValidationError, TypeError, ValueError, RecursionError) as error:
-        raise ZooError('\n'.join(describe_faults(error, where, data, RunConfig))) from None
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition('=')
-    if not equals or not re.fullmatch(r'\w+(\.\w+)*', key):
-        raise ZooError(f'{override!r}: found no key=value such as supernet.recipe.epochs=10.')
-    *parents, last = key.split('.')
-    for i, parent in enumerate(parents):
-        if data.get(parent) is None:
-            data[parent] = {}
-        data = data[parent]
-        if not isinstance(data, dict):
-            raise ZooError(f'{override!r}: {".".join(parents[: i + 1])} has no keys in this config.')
-    data[last] = parse_yaml(text.encode(), repr(override))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its traps: 1e-3 is a number, a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if (key := key_node.value) in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f'found the key {key!r} twice', problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789')
-)
-
-
-def read_yaml(path: Path | str) -> Any:
-    """Parses a YAML file (see :func:`parse_yaml`)."""
-    return parse_yaml(read_file(path), str(path))
-
-
-def parse_yaml(data: bytes, where: str) -> Any:
-    """Parses YAML into what JSON can hold.
-
-    Raises:
-        ZooError: Not YAML, or a key twice; with the line.
-    """
-    try:
-        return yaml.load(data.decode('utf-8'), _Loader)
-    except UnicodeDecodeError as error:
-        raise ZooError(f'{where}: byte {error.start} is not UTF-8.') from None
-    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
-        mark = getattr(error, 'problem_mark', None)
-        place = f' at line {mark.line + 1} column {mark.column + 1}' if mark else ''
-        reason = getattr(error, 'problem', None) or type(error).__name__
-        raise ZooError(f'{where}: not YAML: {reason}{place}.') from None
+        raise ZooError('\n'.join(describe_faults(error, where, data, config))) from None

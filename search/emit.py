@@ -19,12 +19,27 @@ from zoo.arch import Arch
 from zoo.entry import make_entry
 from zoo.profile import profile
 
-__all__ = ['entry_bytes', 'measure', 'weights_bytes']
+__all__ = ['describe_search', 'entry_bytes', 'measure', 'weights_bytes']
 
 HOW = {
     'retrain': 'Trained from scratch on the train split.',
     'inherit': 'Taken from the supernet, which was trained on the train split; not trained further.',
+    'fine_tune': 'Taken from the supernet, which was trained on the train split, and trained further on it.',
 }
+
+
+def describe_search(problem: Problem) -> str:
+    """The sentence of an entry on a search by a strategy."""
+    search = problem.search_config
+    judged = {
+        'supernet': 'with the weights of a supernet',
+        'proxy': 'after a short training from scratch',
+        'table': 'by a table',
+    }[search.evaluator.kind]
+    return (
+        f'Found by {search.strategy.get("name")} among {problem.space.space.size():.4g} architectures, '
+        f'scored on {len(problem.data.images("val"))} held-out images {judged}.'
+    )
 
 
 def weights_bytes(problem: Problem, arch: Arch, tensors: dict[str, torch.Tensor]) -> bytes:
@@ -56,7 +71,7 @@ def measure(problem: Problem, arch: Arch, weights: dict[str, torch.Tensor]) -> d
 
 
 def entry_bytes(
-    problem: Problem, genotype: Genotype, weights: bytes, cost: dict[str, Any], commit: str | None
+    problem: Problem, genotype: Genotype, weights: bytes, cost: dict[str, Any], commit: str | None, how: str
 ) -> bytes:
     """The entry's file.
 
@@ -66,6 +81,7 @@ def entry_bytes(
         weights: The safetensors file beside the entry.
         cost: What the search took, in steps and evaluations.
         commit: Of the code.
+        how: A sentence on how it was found.
     """
     config = problem.config
     arch = problem.space.decode(genotype)
@@ -86,8 +102,7 @@ def entry_bytes(
     decisive = config.decisive()
     provenance = {
         'kind': 'searched',
-        'note': f'Found by {config.search.strategy.get("name")} among {problem.space.space.size():.4g} '
-        f'architectures, scored on {sizes["val"]} held-out images with the weights of a supernet.',
+        'note': how,
         'config': decisive,
         'seed': config.seed,
         'commit': commit,

@@ -37,7 +37,7 @@ from search.growth import (
     grow,
     weighed,
 )
-from search.methods.one_shot import train_supernet
+from search.phases import train_supernet
 from search.rehearsal import Fake, Laps, Rehearsal, Stopwatch, first_images, loading_seconds
 from search.run import Abandoned
 from search.seeding import derive_seed
@@ -132,7 +132,7 @@ class _Planner:
         self.loaders = min(self.config.data.num_workers, os.cpu_count() or 1)
         self.strategy = self.problem.make_strategy()
         self.records: list[dict[str, Any]] = []
-        self.evaluations = min(self.config.search.evaluations, self.problem.space.space.size())
+        self.evaluations = min(self.problem.search_config.evaluations, self.problem.space.space.size())
         self.checkpoint = 0
         self.log = 0
 
@@ -140,9 +140,9 @@ class _Planner:
         began = time.perf_counter()
         config, plan = self.config, self.plan
         typical = self.problem.space.decode(self._typical())
-        if config.supernet is not None:
-            recipe = config.supernet.recipe
-            steps = self.problem.num_steps(recipe)
+        if self.problem.has_supernet:
+            recipe = self.problem.supernet_config.recipe
+            steps = self.problem.num_steps(recipe, self.problem.supernet_config.images)
             run = partial(train_supernet, self.problem)
             seconds = self._training('supernet training', recipe, [run])
             plan.phases.append(Phase('supernet training', steps, 'steps', seconds))
@@ -241,7 +241,7 @@ class _Planner:
 
     def _search(self, typical: Arch) -> Seconds:
         """Adds the search; gives the seconds in which a network inherits its weights."""
-        kind, config = self.config.search.evaluator.kind, self.config.search
+        kind, config = self.problem.search_config.evaluator.kind, self.problem.search_config
         inherit = Seconds(0, 0, 0)
         if kind != 'table':
             val = self.problem.data.images('val')
@@ -272,7 +272,7 @@ class _Planner:
 
     def _supernet_candidates(self) -> tuple[Seconds, Seconds]:
         """Seconds in which a network is scored, and in which one inherits its weights."""
-        config, supernet = self.config.search, self.problem.make_supernet().to(device())
+        config, supernet = self.problem.search_config, self.problem.make_supernet().to(device())
         val = self.problem.data.images('val')
         full = min(config.batch_size, len(val))
         calibration_size, calibrations = self.problem.calibration_size()
@@ -331,7 +331,7 @@ class _Planner:
         asked = [self._ask() for _ in range(min(PROXY_CANDIDATES, self.problem.space.space.size()))]
         runs = [self._train_alone(self.problem.space.decode(genotype), recipe) for genotype in asked]
         step = self._training('search: a training', recipe, runs)
-        config, val = self.config.search, self.problem.data.images('val')
+        config, val = self.problem.search_config, self.problem.data.images('val')
         full = min(config.batch_size, len(val))
         model = self.problem.build(typical).to(device()).eval()
 
@@ -373,7 +373,7 @@ class _Planner:
     def _final(self, typical: Arch, networks: int) -> None:
         """Adds the evaluations on val and test."""
         model, val = self.problem.build(typical).to(device()), self.problem.data.images('val')
-        full = min(self.config.search.batch_size, len(val))
+        full = min(self.problem.search_config.batch_size, len(val))
         laps = Laps(bf16=False)
         model.register_forward_pre_hook(lambda *_: laps() and None)
 
@@ -423,7 +423,7 @@ class _Planner:
                 f'This machine has {self.loaders} cores for the {self.config.data.num_workers} processes of '
                 'data.num_workers.'
             )
-        if self.config.search.workers is not None:
+        if self.problem.search_config.workers is not None:
             notes.append("search: in one process; the config's workers divide its hours among them.")
         notes.append(
             f'Writing a checkpoint takes up to {format_bytes(2 * self.checkpoint)} of memory in addition.'

@@ -1,6 +1,7 @@
 """What a config means: its data, its space, its limits, and the networks that are trained and written."""
 
 import math
+import random
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,20 +14,22 @@ import torch
 from torch import nn
 
 from search.budget import BudgetSampler, Limits
-from search.config import RunConfig
+from search.config import OneShotConfig, RunConfig, SearchConfig, SupernetConfig
 from search.cost import Cost, CostModel
 from search.data import Data, train_batches
 from search.distributed import world
+from search.evaluate import validate
 from search.latency import LatencyModel
 from search.latency_sampler import LatencySampler
 from search.run import Run, Unrecorded
 from search.sampling import Sampler, SpaceSampler
+from search.section import Section
 from search.seeding import derive_seed, forked_rng
 from search.space import Genotype
 from search.spaces import FamilySpace, load_space
 from search.strategies import Strategy, make_strategy
 from search.supernet import Supernet
-from search.training import Network, Recipe, train
+from search.training import Network, Recipe, device, train
 from zoo import __version__
 from zoo.arch import Arch
 from zoo.errors import ZooError
@@ -44,7 +47,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         check_name(self.config.name, self.space.family)
-        self.make_strategy()
+        if isinstance(self.config, OneShotConfig):
+            self.make_strategy()
         self.data.images('val')
         for recipe in self.recipes():
             images = self.data.images('train', recipe.augment, 0)
@@ -54,11 +58,25 @@ class Problem:
         """All trainings of the run."""
         config = self.config
         found = [config.retrain] if config.retrain else []
-        if config.supernet is not None:
-            found.append(config.supernet.recipe)
-        if config.search.evaluator.kind == 'proxy':
-            found.append(config.search.evaluator.recipe)
+        if isinstance(config, OneShotConfig):
+            if config.supernet is not None:
+                found.append(config.supernet.recipe)
+            if config.search.evaluator.kind == 'proxy':
+                found.append(config.search.evaluator.recipe)
         return found
+
+    @property
+    def search_config(self) -> SearchConfig:
+        """How a strategy searches, in methods that have one."""
+        assert isinstance(self.config.search, SearchConfig)
+        return self.config.search
+
+    @property
+    def supernet_config(self) -> SupernetConfig:
+        """How the supernet is trained, in methods that have one."""
+        assert isinstance(self.config, OneShotConfig)
+        assert self.config.supernet is not None
+        return self.config.supernet
 
     @cached_property
     def data(self) -> Data:
@@ -66,7 +84,8 @@ class Problem:
 
     @cached_property
     def space(self) -> FamilySpace:
-        return load_space(self.config.space, self.config.input.size)  # type: ignore[arg-type]
+        whole = load_space(self.config.space, self.config.input.size)  # type: ignore[arg-type]
+        return whole.restrict(self.config.restrict) if self.config.restrict else whole
 
     @cached_property
     def cost_model(self) -> CostModel:
@@ -96,7 +115,7 @@ class Problem:
         )
 
     def make_strategy(self) -> Strategy:
-        return make_strategy(self.config.search.strategy, self.sampler, self.config.seed, self.space.decode)
+        return make_strategy(self.search_config.strategy, self.sampler, self.config.seed, self.space.decode)
 
     def make_supernet(self) -> Supernet:
         return Supernet(self.space, self.data.num_classes, derive_seed(self.config.seed, 'supernet', 'init'))
@@ -110,7 +129,7 @@ class Problem:
 
     def calibration_size(self) -> tuple[int, int]:
         """Images of a batch, and batches, of :meth:`calibration`."""
-        count, config = len(self.data.images('train')), self.config.search
+        count, config = len(self.data.images('train')), self.search_config
         batch_size = min(config.batch_size, count)
         return batch_size, min(math.ceil(config.calibration_images / batch_size), count // batch_size)
 
@@ -129,9 +148,24 @@ class Problem:
         args = dict(in_chans=in_chans, img_size=tuple(img_size), num_classes=self.data.num_classes)
         return family.build(arch, self.space.family, **args, **kwargs)
 
-    def num_steps(self, recipe: Recipe) -> int:
-        """Optimizer steps of a training on the train split."""
-        return recipe.epochs * (len(self.data.images('train')) // recipe.batch_size)
+    def num_steps(self, recipe: Recipe, limit: int | None = None) -> int:
+        """Optimizer steps of a training on the train split, or on so many of its images."""
+        count = len(self.data.images('train'))
+        return recipe.epochs * (min(count, limit or count) // recipe.batch_size)
+
+    @property
+    def has_supernet(self) -> bool:
+        return isinstance(self.config, OneShotConfig) and self.config.supernet is not None
+
+    @torch.no_grad()
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """A trained network's score (see :func:`search.evaluate.validate`) and metrics on val."""
+        config = self.config.search
+        images, labels = self.data.images('val').tensors(config.batch_size, self.config.data.num_workers)
+        where = device()
+        model.to(where).eval()
+        found = validate(model, images.to(where), labels.to(where), config.batch_size, config.objective)
+        return {'score': found.score, **found.metrics}
 
     def train(
         self,
@@ -140,14 +174,24 @@ class Problem:
         recipe: Recipe,
         phase: str,
         label: str,
-        run: Run | Unrecorded,
+        run: Run | Section | Unrecorded,
+        limit: int | None = None,
+        penalty: Callable[[int], torch.Tensor] | None = None,
     ) -> None:
-        """:func:`search.training.train` on the train split, seeded by the run's seed and the phase."""
+        """:func:`search.training.train` on the train split, seeded by the run's seed and the phase.
+
+        Args:
+            limit: So many images, drawn once for all trainings with this limit; None for all.
+        """
         seed = derive_seed(self.config.seed, phase)
+        images = self.data.images('train', recipe.augment, seed)
+        if limit is not None and limit < len(images):
+            rng = random.Random(derive_seed(self.config.seed, 'limit', limit))
+            images.indices = sorted(rng.sample(list(images.indices), limit))
         train(
             model,
             networks,
-            self.data.images('train', recipe.augment, seed),
+            images,
             recipe,
             num_classes=self.data.num_classes,
             phase=phase,
@@ -155,14 +199,23 @@ class Problem:
             seed=seed,
             run=run,
             num_workers=self.config.data.num_workers,
+            penalty=penalty,
         )
 
     def train_alone(
-        self, arch: Arch, recipe: Recipe, phase: str, label: str, run: Run | Unrecorded
+        self,
+        arch: Arch,
+        recipe: Recipe,
+        phase: str,
+        label: str,
+        run: Run | Section | Unrecorded,
+        tensors: dict[str, torch.Tensor] | None = None,
     ) -> nn.Module:
-        """Trains an architecture from scratch."""
+        """Trains an architecture from scratch, or from the values of its tensors."""
         with forked_rng(self.config.seed, phase, 'init'):
             model = self.build(arch, drop_path_rate=recipe.drop_path_rate)
+        if tensors is not None:
+            model.load_state_dict(tensors)
         self.train(model, lambda step: [model], recipe, phase, label, run)
         return model
 

@@ -33,13 +33,13 @@ class ProxyEvaluator:
         self.recipe = recipe
         self.run = Unrecorded(stop)
         images, labels = problem.data.images('val').tensors(
-            problem.config.search.batch_size, problem.config.data.num_workers
+            problem.search_config.batch_size, problem.config.data.num_workers
         )
         self.images, self.labels = images.to(device()), labels.to(device())
 
     def __call__(self, genotype: Genotype, needed: float = -math.inf) -> Evaluation:
         """The whole training is done whatever is ``needed``."""
-        config = self.problem.config.search
+        config = self.problem.search_config
         arch = self.problem.space.decode(genotype)
         phase = f'proxy{derive_seed(*genotype)}'
         model = self.problem.train_alone(arch, self.recipe, phase, 'training a candidate', self.run).eval()

@@ -24,6 +24,7 @@ from search.growth import FEWEST, UNITS, WARM_UP, clock
 from search.problem import Problem
 from search.progress import Progress
 from search.run import Abandoned, Run, Unrecorded
+from search.section import Section
 from search.seeding import derive_seed
 from search.supernet import Supernet
 from search.training import Network, Recipe, autocast, device
@@ -192,7 +193,9 @@ class Rehearsal(Problem):
         recipe: Recipe,
         phase: str,
         label: str,
-        run: Run | Unrecorded,
+        run: Run | Section | Unrecorded,
+        limit: int | None = None,
+        penalty: Callable[[int], torch.Tensor] | None = None,
     ) -> None:
         assert isinstance(run, Stopwatch)
         epochs = recipe.epochs + WARM_UP + UNITS  # so that there are enough steps
@@ -203,7 +206,7 @@ class Rehearsal(Problem):
             return networks(step)
 
         try:
-            super().train(model, networks_when_loaded, shorter, phase, label, run)
+            super().train(model, networks_when_loaded, shorter, phase, label, run, limit, penalty)
         except Abandoned:
             run.checkpoint += self._state_to_come(model, recipe, run)
             raise

@@ -190,7 +190,7 @@ class Run:
             data = compute()
             self._together, computed = False, True
             self.reached(f'{name}: computed')
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, data)
             self.reached(f'{name}: written')
             self._done[name] = hashlib.sha256(data).hexdigest()
@@ -310,7 +310,7 @@ class Run:
     def _read_checkpoint(self) -> tuple[str | None, Any, dict[str, str], int]:
         path = self.folder / 'checkpoint.pt'
         if not path.exists():
-            if any(self.folder.glob('*.safetensors')):
+            if any(self.folder.rglob('*.safetensors')):
                 raise ZooError(f'{path}: is missing; put it back, or start again in another folder.')
             return None, None, {}, 0
         try:

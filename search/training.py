@@ -15,6 +15,7 @@ from torch import nn
 from search.data import Augment, Images, eval_batches, train_batches
 from search.distributed import average_gradients, average_values, make_accelerator
 from search.run import Run, Unrecorded
+from search.section import Section
 from search.seeding import forked_rng
 from zoo.arch import Part
 from zoo.errors import ZooError
@@ -88,8 +89,9 @@ def train(
     phase: str,
     label: str,
     seed: int,
-    run: Run | Unrecorded,
+    run: Run | Section | Unrecorded,
     num_workers: int = 0,
+    penalty: Callable[[int], torch.Tensor] | None = None,
 ) -> None:
     """Trains in place, from the run's checkpoint of this phase if there is one.
 
@@ -108,6 +110,7 @@ def train(
         seed: Of the order of images, and of dropout per (phase, step, place in the step).
         run: Where checkpoints and events go.
         num_workers: Processes that load images.
+        penalty: What is added to the loss of a step.
 
     Raises:
         Diverged: The loss is no longer a number.
@@ -149,6 +152,8 @@ def train(
                     loss = F.cross_entropy(network(x), target, label_smoothing=recipe.label_smoothing)
                 accelerator.backward(loss / len(drawn))
                 losses += torch.stack([loss.detach().double(), losses.new_ones(())])
+            if penalty is not None:
+                accelerator.backward(penalty(step))
             average_gradients(model.parameters(), size)
             if recipe.clip_grad is not None:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.clip_grad)

@@ -14,7 +14,7 @@ from search.config import load_config
 from search.data import Data, train_batches
 from search.distributed import agree, average_gradients, world
 from search.methods import one_shot
-from search.methods.one_shot import draw_networks
+from search.phases import draw_networks
 from search.problem import Problem
 from search.run import Unrecorded
 

@@ -21,10 +21,11 @@ from sklearn import datasets
 import zoo
 from search import data as search_data
 from search import emit
+from search.candidates import load_supernet
 from search.config import RunConfig, load_config
 from search.evaluate import SupernetEvaluator
 from search.methods import one_shot
-from search.methods.one_shot import draw_near, load_supernet
+from search.phases import draw_near
 from search.problem import Problem
 from zoo.entry import read_entry
 from zoo.errors import ZooError
@@ -313,4 +314,4 @@ def test_draw_near_gives_up_where_there_are_too_few():
 def test_thread_count_is_part_of_what_decides_the_last_digits(whole):
     versions = json.loads((whole[0] / 'config.json').read_text())['versions']
     assert versions['threads'] == str(torch.get_num_threads()) == os.environ['OMP_NUM_THREADS']
-    assert emit.HOW.keys() == {'retrain', 'inherit'}
+    assert emit.HOW.keys() == {'retrain', 'inherit', 'fine_tune'}

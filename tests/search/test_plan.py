@@ -13,7 +13,7 @@ from timm.optim import create_optimizer_v2
 from search.config import RunConfig, load_config
 from search.growth import UNITS, Memory, Sample, Seconds, extrapolate, extrapolate_memory, grow
 from search.methods import one_shot
-from search.methods.one_shot import train_supernet
+from search.phases import train_supernet
 from search.plan import Plan, make_plan
 from search.plan_report import describe_plan
 from search.rehearsal import Fake, Rehearsal, Stopwatch, saved_bytes

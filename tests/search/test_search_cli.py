@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from search.config import RunConfig, load_config, parse_yaml
+from search.config import OneShotConfig, load_config
 from search.methods import METHODS
 from search.problem import Problem
 from search.run import Interrupted
+from search.yamlfile import parse_yaml
 from zoo.console import main
 from zoo.errors import ZooError
 from zoo.registry import config_path
@@ -46,7 +47,7 @@ class TestConfigs:
         other = load_config(TINY, ['data.root=/elsewhere', 'data.num_workers=4', 'checkpoint_seconds=1'])
         assert other.decisive() == one
         assert load_config(TINY, ['seed=4']).decisive() != one
-        assert RunConfig.model_validate_json(load_config(TINY).model_dump_json()).decisive() == one
+        assert OneShotConfig.model_validate_json(load_config(TINY).model_dump_json()).decisive() == one
 
     @pytest.mark.parametrize(
         ('override', 'key', 'value'),

@@ -161,7 +161,7 @@ def test_proxy_training_needs_no_supernet_and_does_not_depend_on_the_order(tmp_p
     for record in reversed(records):
         assert evaluator(tuple(record['genotype'])).score == record['score']
     provenance = json.loads((tmp_path / 'here/tiny.json').read_text())['provenance']
-    assert provenance['cost'] == {'evaluations': 4, 'retrain_steps': 8}
+    assert provenance['cost'] == {'evaluations': 4, 'proxy_steps': 16, 'retrain_steps': 8}
 
 
 def test_a_proxy_training_is_abandoned_when_the_user_asks_to_stop(tmp_path, monkeypatch):
