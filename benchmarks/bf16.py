@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--configs', nargs='+', default=['search/s3_digits.yaml', 'search/s3_imagenet.yaml'])
+    parser.add_argument('--configs', nargs='+', default=['search/demo.yaml', 'search/s3_imagenet.yaml'])
     parser.add_argument('--repeats', type=int, default=5)
     args = parser.parse_args()
     where = device()

@@ -1,6 +1,6 @@
 """What giving candidates up saves: those that can change neither the search nor the front of score and MACs.
 
-    python benchmarks/give_up.py [--config search/s3_digits.yaml] [--repeats 3] [--batch 32] [key=value ...]
+    python benchmarks/give_up.py [--config search/demo.yaml] [--repeats 3] [--batch 32] [key=value ...]
 
 Trains the config's supernet once, then searches with and without giving up, in turn, with the same supernet
 and the same seeds. Prints the share of evaluated images, the ratio of CPU times, and whether the winner and
@@ -26,16 +26,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--config', default='search/s3_digits.yaml')
+    parser.add_argument('--config', default='search/demo.yaml')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--batch', type=int, default=32, help='images at once, the grain of giving up')
     parser.add_argument('overrides', nargs='*', metavar='key=value')
     args = parser.parse_args()
 
+    path = Path(args.config) if Path(args.config).exists() else config_path(args.config)
     problems = {}
     for give_up in (False, True):
         overrides = [f'search.give_up={str(give_up).lower()}', f'search.batch_size={args.batch}']
-        problems[give_up] = Problem(load_config(config_path(args.config), [*args.overrides, *overrides]))
+        problems[give_up] = Problem(load_config(path, [*args.overrides, *overrides]))
     store = train_supernet(problems[True], Unrecorded())
     total = len(problems[True].data.images('val'))
     for repeat in range(args.repeats):

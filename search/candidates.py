@@ -9,10 +9,12 @@ from typing import Any
 
 from safetensors.torch import load
 
-from search.config import parse_config
+from search.config import OneShotConfig, parse_config
 from search.evaluate import Evaluator, SupernetEvaluator
 from search.problem import Problem
 from search.proxy import ProxyEvaluator
+from search.reward import Reward
+from search.rivals import Rivals
 from search.run import Abandoned, Run
 from search.section import Section
 from search.space import Genotype
@@ -23,8 +25,9 @@ from search.training import autocast, device
 from search.workers import Outcome, Task, Workers
 from zoo.errors import ZooError
 from zoo.jsonfile import format_json
+from zoo.profile import profile
 
-__all__ = ['calibration', 'find_best', 'load_supernet', 'search']
+__all__ = ['calibration', 'find_best', 'load_supernet', 'open_workers', 'search']
 
 SUPERNET = 'supernet.safetensors'
 """The trained supernet, in the run's folder."""
@@ -39,7 +42,6 @@ def search(problem: Problem, run: Run | Section) -> bytes:
         ZooError: Too many candidates in a row failed, or none has a score.
         Interrupted: The user asked to stop.
     """
-    config = problem.search_config
     strategy = problem.make_strategy()
     candidates: list[dict[str, Any]] = []
     if (state := run.load('search')) is not None:
@@ -50,10 +52,8 @@ def search(problem: Problem, run: Run | Section) -> bytes:
     def save() -> None:
         run.save('search', json.dumps({'strategy': strategy.state(), 'candidates': candidates}))
 
-    task = Task(_make_in_worker, (problem.config.model_dump_json(), str(run.folder.resolve())))
-    make = partial(make_evaluator, problem, run.folder, lambda: run.stop_asked)
     try:
-        with Workers(config.workers, task, make) as workers:
+        with open_workers(problem, run) as workers:
             _evaluate(problem, run, strategy, candidates, workers, save)
     except Abandoned:
         save()
@@ -77,9 +77,10 @@ def _evaluate(
     config = problem.search_config
     best = find_best(candidates)
     failures = 0
+    rivals = Rivals(problem.config.top if isinstance(problem.config, OneShotConfig) else 1)
 
     def hand_out(genotype: Genotype) -> None:
-        workers.submit(genotype, needed(problem, strategy, candidates, genotype))
+        workers.submit(genotype, needed(problem, strategy, candidates, genotype, rivals))
 
     def look_up() -> None:
         if run.stop_asked:
@@ -97,8 +98,8 @@ def _evaluate(
             if not len(workers):
                 break
             genotype, outcome = workers.next(look_up)
-            strategy.tell(genotype, outcome.score)
             candidates.append(make_record(problem, genotype, outcome))
+            strategy.tell(genotype, candidates[-1]['score'])
             failures = 0 if outcome.failure is None else failures + 1
             if failures == config.failures_in_a_row:
                 raise ZooError(
@@ -113,34 +114,54 @@ def _evaluate(
 
 
 def make_record(problem: Problem, genotype: Genotype, outcome: Outcome) -> dict[str, Any]:
-    """What is kept of a candidate; the score is None if it failed or is not a finite number."""
+    """What is kept of a candidate; the score is None if it failed or is not a finite number.
+
+    Where there is a reward it is the score, and what the evaluator gave is kept as the accuracy.
+    """
     value = outcome.score
-    finite = value if value is not None and math.isfinite(value) else None
+    score = value if value is not None and math.isfinite(value) else None
     cost: dict[str, float] = problem.cost(genotype)._asdict()
     if problem.latency_model is not None:
         cost['latency'] = problem.latency_model.latency(genotype)
-    record = {'genotype': list(genotype), **cost, 'score': finite}
+    accuracy = {}
+    if score is not None and (reward := problem.search_config.reward) is not None:
+        accuracy['accuracy'] = score
+        cost[reward.cost] = find_cost(problem, genotype, reward)
+        score = reward(score, cost[reward.cost])
+    record = {'genotype': list(genotype), **cost, 'score': score, **accuracy}
     return record | outcome.metrics | ({'failure': outcome.failure} if outcome.failure else {})
 
 
-def needed(
-    problem: Problem, strategy: Strategy, candidates: list[dict[str, Any]], genotype: Genotype
-) -> float:
-    """The score below which a candidate changes neither what is asked later nor the front of score and MACs.
+def find_cost(problem: Problem, genotype: Genotype, reward: Reward) -> int:
+    """What a candidate costs, in the reward's unit."""
+    if reward.cost == 'macs':
+        return problem.cost(genotype).macs
+    model = problem.build(problem.space.decode(genotype), device='meta')
+    return profile(model, problem.config.input.size).fvcore
 
-    Only candidates whose scores every process knows when this one is asked are looked at, so that what is
-    given up does not depend on the number of workers.
+
+def needed(
+    problem: Problem,
+    strategy: Strategy,
+    candidates: list[dict[str, Any]],
+    genotype: Genotype,
+    rivals: Rivals,
+) -> float:
+    """What an evaluator must give, lest the candidate changes nothing: neither what is asked later, nor the
+    best ones that are trained, nor the front of accuracy and MACs.
+
+    Where there is a reward, it is translated to the accuracy that earns it. Only candidates whose scores
+    every process knows when this one is asked are looked at, so that what is given up does not depend on the
+    number of workers.
     """
-    settled, influence = strategy.settled()
-    if not problem.search_config.give_up or not settled:
+    config, (settled, influence) = problem.search_config, strategy.settled()
+    if not config.give_up or not settled:
         return -math.inf
-    macs = problem.cost(genotype).macs
-    rivals = [
-        record['score']
-        for record in candidates[:settled]
-        if record['score'] is not None and record['macs'] <= macs
-    ]
-    return min(influence, max(rivals, default=-math.inf))
+    rivals.learn(candidates, settled)
+    least = min(influence, rivals.top_score())
+    if config.reward is not None and least > -math.inf:
+        least = config.reward.find_accuracy(least, find_cost(problem, genotype, config.reward))
+    return min(least, rivals.accuracy(problem.cost(genotype).macs))
 
 
 def find_best(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -168,6 +189,13 @@ def make_evaluator(problem: Problem, folder: Path, stop: Callable[[], bool] = la
         partial(autocast, where, config.bf16),
         calibration(problem, supernet),
     )
+
+
+def open_workers(problem: Problem, run: Run | Section) -> Workers:
+    """Evaluators of a run's candidates, where the config wants them."""
+    task = Task(_make_in_worker, (problem.config.model_dump_json(), str(run.folder.resolve())))
+    make = partial(make_evaluator, problem, run.folder, lambda: run.stop_asked)
+    return Workers(problem.search_config.workers, task, make)
 
 
 def _make_in_worker(config: str, folder: str) -> Evaluator:

@@ -20,13 +20,14 @@ from search.describe import describe_space
 from search.latency import LatencyModel
 from search.latency_report import describe_latencies
 from search.methods import METHODS, Result
-from search.plan import make_plan
 from search.plan_report import describe_plan
+from search.planner import make_plan
 from search.rehearsal import Fake
 from search.run import Interrupted
 from search.sources import digits_indices, load_digits
 from search.spaces import LOADERS, FamilySpace, load_space
 from search.timing import make_header, measure
+from search.train import find_entry, load_train_config, train_entry
 from search.yamlfile import read_yaml
 from zoo.entry import read_entry
 from zoo.registry import config_path, register
@@ -45,6 +46,8 @@ EXAMPLES = """examples:
   searchzoo search latency my_search.yaml --out latency.jsonl
   searchzoo search plan configs/search/s3_digits.yaml
   searchzoo search plan search/s3_imagenet.yaml --devices 8 --images 1271167 10000 50000 --classes 1000
+  searchzoo search train s3_tiny configs/train/s3_imagenet.yaml --out runs/s3_tiny data.root=/data/imagenet
+  searchzoo search train runs/digits/s3_digits.json configs/train/s3_digits.yaml --out runs/again seed=1
 
 A run that was interrupted is continued by the same command.
 """
@@ -80,7 +83,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if wrong := [item for item in [*args.overrides, *more] if item.startswith('-') or '=' not in item]:
         parser.error(f'unrecognized arguments: {" ".join(wrong)}')
-    config = load_config(_find_config(args.config), [*args.overrides, *more])
+    overrides = [*args.overrides, *more]
+    if args.command == 'train':
+        entry = find_entry(args.entry)
+        try:
+            found = train_entry(
+                load_train_config(_find_config(args.config), entry, overrides), entry, args.out
+            )
+        except Interrupted:
+            return _say_how_to_continue(args.out, argv)
+        print_trained(found)
+        return 0
+    config = load_config(_find_config(args.config), overrides)
     if args.command == 'plan':
         if (args.images is None) != (args.classes is None):
             parser.error('--images and --classes go together')
@@ -122,13 +136,21 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the run')
         else:
-            command.set_defaults(config='search/s3_digits.yaml')
+            command.set_defaults(config='search/demo.yaml')
             command.add_argument(
                 '--out', default=Path('runs/demo'), type=Path, metavar='DIR', help='folder of the run'
             )
         command.add_argument(
             'overrides', nargs='*', metavar='key=value', help='such as supernet.recipe.epochs=10'
         )
+    about = "train an entry's architecture, from scratch or from given weights, or continue"
+    command = commands.add_parser(
+        'train', help=about, description=about, epilog=EXAMPLES, formatter_class=raw
+    )
+    command.add_argument('entry', metavar='ENTRY', help="name of an entry, or an entry's file")
+    command.add_argument('config', metavar='CONFIG', help='a YAML file, yours or one of configs/train')
+    command.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the run')
+    command.add_argument('overrides', nargs='*', metavar='key=value', help='such as recipe.epochs=10')
     about = 'predict hours, memory and disk of a run from a few of its steps and candidates; writes nothing'
     command = commands.add_parser('plan', help=about, description=about, epilog=EXAMPLES, formatter_class=raw)
     command.add_argument('config', metavar='CONFIG', help='a YAML file, yours or one of configs/search')
@@ -234,7 +256,7 @@ def print_result(result: Result) -> None:
     """What was found, what it costs, and how good it is beside random architectures of equal cost."""
     entry = read_entry(result.entry)
     print(f'\nFound {entry.name}, a network of family {entry.family}:')
-    print('\n'.join(describe(entry.arch.model_dump(mode='json'))))
+    print('\n'.join(f'  {line}' for line in describe(entry.arch.model_dump(mode='json'))))
     assert entry.measured is not None
     print(f'\nparams {entry.measured.params:,}   MACs {entry.measured.macs:,}   input {entry.input.size}')
     print(f'test accuracy {result.again[0]["test_top1"]:.2f} % (val {result.again[0]["val_top1"]:.2f} %)')
@@ -248,21 +270,57 @@ def print_result(result: Result) -> None:
             macs = statistics.mean(row['macs'] for row in rows)
             spreads = [_spread([row[key] for row in rows]) for key in ('val_top1', 'test_top1')]
             print(f'{label:36}{macs:>12,.0f}{spreads[0]:>15}{spreads[1]:>15}')
-    print(f'\n{result.entry} and its weights beside it; to use them:')
-    print(f'  >>> import timm, zoo\n  >>> zoo.register({str(result.entry)!r})')
-    print(f'  >>> model = timm.create_model({entry.name!r}, pretrained=True)')
+    if result.family:
+        print('\nScaled from it, not trained:')
+    for path in result.family:
+        member = read_entry(path)
+        assert member.measured is not None
+        counts = f'params {member.measured.params:,}   MACs {member.measured.macs:,}'
+        print(f'  {path}   {counts}   input {member.input.size}')
+    print_usage(result.entry, entry.name)
 
 
-def describe(value: dict[str, Any], indent: str = '  ') -> list[str]:
-    """An architecture as lines: plain values of a part on one, its parts below, numbered from 1."""
-    plain = [f'{key} {item}' for key, item in value.items() if not isinstance(item, (dict, list))]
-    lines = [indent + ', '.join(plain)] if plain else []
-    for key, item in value.items():
-        for i, part in enumerate(item if isinstance(item, list) else [], 1):
-            inner = describe(part, '') if isinstance(part, dict) else [str(part)]
-            lines.append(f'{indent}{key.removesuffix("s")} {i}: {inner[0]}')
-            lines.extend(f'{indent}  {line}' for line in inner[1:])
+def print_trained(path: Path) -> None:
+    """What was trained, what it costs, and how good it is."""
+    entry = read_entry(path)
+    assert entry.measured is not None
+    assert entry.weights is not None
+    weights = next(iter(entry.weights.values()))
+    print(f'\nTrained {entry.name}, a network of family {entry.family}, on {weights.data}')
+    print(f'params {entry.measured.params:,}   MACs {entry.measured.macs:,}   input {entry.input.size}')
+    metrics = weights.metrics or {}
+    val = f' (val {metrics["val_top1"]:.2f} %)' if 'val_top1' in metrics else ''
+    print(f'test accuracy {metrics["test_top1"]:.2f} %{val}')
+    print_usage(path, entry.name)
+
+
+def print_usage(path: Path, name: str) -> None:
+    """How timm builds the network."""
+    print(f'\n{path} and its weights beside it; to use them:')
+    print(f'  >>> import timm, zoo\n  >>> zoo.register({str(path)!r})')
+    print(f'  >>> model = timm.create_model({name!r}, pretrained=True)')
+
+
+def describe(value: Any) -> list[str]:
+    """An architecture as lines: plain values of a part on one, its parts indented below, numbered from 1."""
+    if not isinstance(value, dict):
+        return [_words(value)]
+    plain = [key for key, item in value.items() if not _has_parts(item)]
+    lines = [', '.join(f'{key} {_words(value[key])}' for key in plain)] if plain else []
+    for key in [key for key in value if key not in plain]:
+        for i, part in enumerate(value[key], 1):
+            first, *more = ['', *describe({'blocks': part})] if _has_parts(part) else describe(part)
+            lines.append(f'{key.removesuffix("s")} {i}: {first}'.rstrip())
+            lines.extend(f'  {line}' for line in more)
     return lines
+
+
+def _has_parts(item: Any) -> bool:
+    return isinstance(item, list) and any(isinstance(part, (dict, list)) for part in item)
+
+
+def _words(item: Any) -> str:
+    return ' '.join(map(str, item)) if isinstance(item, list) else str(item)
 
 
 def _spread(values: list[float]) -> str:

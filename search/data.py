@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from pydantic import Field
 from timm.data import create_transform
+from timm.data.transforms import str_to_interp_mode
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 from search.seeding import derive_seed, forked_rng, seed_all
 from search.sources import DataConfig, Role, carve, check_config, digits_indices, open_split, read_labels
@@ -32,6 +34,9 @@ class Augment(Part):
 
     scale: tuple[Probability, Probability] = (0.08, 1.0)
     ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 1.3333333333333333)
+    pad: Annotated[int, Field(ge=0)] | None = Field(
+        None, description='in place of scale and ratio: resize, add so many black pixels on each side, crop'
+    )
     hflip: Probability = 0.5
     color_jitter: Annotated[float, Field(ge=0)] = 0.0
     auto_augment: str | None = None
@@ -109,6 +114,10 @@ class Data:
         mode = 'L' if self.input.size[0] == 1 else 'RGB'
         return Images(source, indices, self._transform(augment), mode, None if augment is None else seed)
 
+    def has(self, role: Role) -> bool:
+        """Whether any images play this role."""
+        return len(self._select(role)[1]) > 0
+
     @cached_property
     def num_classes(self) -> int:
         """Classes of the training split, numbered from 0."""
@@ -133,12 +142,14 @@ class Data:
         if self._carved is None:
             labels = read_labels(self._source('train'), self._label())
             rest = list(range(len(labels)))
-            carved = {}
+            carved: dict[str, list[int]] = {}
             for role, split, size in (
                 ('test', self.config.test, self.config.test_size),
                 ('val', self.config.val, self.config.val_size),
             ):
-                if split is None:
+                if split is None and size == 0:
+                    carved[role] = []
+                elif split is None:
                     count = round(size * len(labels)) if size < 1 else int(size)
                     rest, carved[role] = carve(rest, labels, count, derive_seed(self.config.split_seed, role))
             self._carved = {'train': rest, **carved}
@@ -157,22 +168,35 @@ class Data:
         )
         if augment is None:
             return create_transform(**args, crop_pct=image.crop_pct, crop_mode=image.crop_mode)
-        args |= augment.model_dump(exclude={'mixup', 'cutmix'})
+        args |= augment.model_dump(exclude={'mixup', 'cutmix', 'pad'})
         try:
-            return create_transform(**args, is_training=True, re_mode='pixel')
+            transform = create_transform(**args, is_training=True, re_mode='pixel')
         except (AssertionError, KeyError, ValueError, IndexError) as error:
             reason = f'{type(error).__name__} {error}'.strip()
             raise ZooError(f'augment: timm does not take {augment.auto_augment!r}: {reason}.') from None
+        if augment.pad is not None:
+            size = image.size[1:]
+            resize = transforms.Resize(size, str_to_interp_mode(image.interpolation))
+            transform.transforms[:1] = [resize, transforms.RandomCrop(size, augment.pad)]
+        return transform
 
 
 class _TrainKeys:
     """The (epoch, index) keys of each step's batch; a step's depend on nothing but the seed and the step."""
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, start: int, stop: int, rank: int, processes: int
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int,
+        processes: int,
+        repeats: int,
     ):
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.repeats = start, stop, repeats
         share = batch_size // processes
         self.share = slice(rank * share, (rank + 1) * share)
 
@@ -188,8 +212,9 @@ class _TrainKeys:
             if epoch != order_epoch:
                 rng = np.random.Generator(np.random.PCG64(derive_seed(self.seed, 'order', epoch)))
                 order, order_epoch = np.argsort(rng.random(self.size), kind='stable').tolist(), epoch
-            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield [(epoch, index) for index in batch[self.share]]
+            places = range(i * self.batch_size, (i + 1) * self.batch_size)[self.share]
+            copies = (divmod(place, self.repeats) for place in places)
+            yield [(epoch * self.repeats + copy, order[place]) for place, copy in copies]
 
 
 def train_batches(
@@ -201,8 +226,12 @@ def train_batches(
     num_workers: int = 0,
     rank: int = 0,
     processes: int = 1,
+    repeats: int = 1,
 ) -> DataLoader:
     """Batches of steps ``start`` to ``stop``, shuffled anew each epoch, without its incomplete last one.
+
+    Repeated augmentation (arXiv 1902.05509), as in DeiT: an epoch has as many batches as without, of fewer
+    images, drawn anew, each so many times in a row and augmented differently.
 
     Args:
         images: What to train on.
@@ -213,6 +242,7 @@ def train_batches(
         num_workers: Processes that load; the batches do not depend on it.
         rank: Which part of each batch this process gets.
         processes: Into how many parts batches are divided.
+        repeats: Times that an image occurs.
 
     Raises:
         ZooError: There are fewer images than a batch has.
@@ -221,7 +251,7 @@ def train_batches(
         raise ZooError(
             f'batch_size: found {batch_size}, at most the {len(images)} training images are allowed.'
         )
-    keys = _TrainKeys(len(images), batch_size, seed, start, stop, rank, processes)
+    keys = _TrainKeys(len(images), batch_size, seed, start, stop, rank, processes, repeats)
     return DataLoader(images, batch_sampler=keys, **_loader_args(num_workers))  # type: ignore[arg-type]
 
 

@@ -6,20 +6,23 @@ Both are the same bytes for the same run: no times, no paths, and a single key i
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 
+from search.config import RunConfig
 from search.data import Role
 from search.problem import Problem
 from search.space import Genotype
+from search.task import Task
 from search.training import device, evaluate
 from zoo.arch import Arch
 from zoo.entry import make_entry
 from zoo.profile import profile
 
-__all__ = ['describe_search', 'entry_bytes', 'measure', 'weights_bytes']
+__all__ = ['describe_search', 'entry_bytes', 'measure', 'tag_of', 'weights_bytes']
 
 HOW = {
     'retrain': 'Trained from scratch on the train split.',
@@ -42,36 +45,47 @@ def describe_search(problem: Problem) -> str:
     )
 
 
-def weights_bytes(problem: Problem, arch: Arch, tensors: dict[str, torch.Tensor]) -> bytes:
+def weights_bytes(task: Task, arch: Arch, tensors: dict[str, torch.Tensor]) -> bytes:
     """The safetensors file of a network: its state dict, and in the metadata what is needed to build it."""
     about = {
-        'name': problem.config.name,
-        'family': problem.space.family,
+        'name': task.name,
+        'family': task.family,
         'arch': arch.model_dump(mode='json'),
-        'num_classes': problem.data.num_classes,
-        'input': problem.config.input.model_dump(mode='json'),
+        'num_classes': task.data.num_classes,
+        'input': task.config.input.model_dump(mode='json'),
     }
     # with several keys their order would vary from process to process
     metadata = {'searchzoo': json.dumps(about, sort_keys=True)}
     return save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
 
 
-def measure(problem: Problem, arch: Arch, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+def measure(
+    task: Task, arch: Arch, weights: dict[str, torch.Tensor], roles: Sequence[Role] = ('val', 'test')
+) -> dict[str, float]:
     """Accuracy on val and on test, which is read here for the first time."""
-    model = problem.build(arch).to(device())
+    model = task.build(arch).to(device())
     model.load_state_dict(weights)
-    config = problem.config
+    num_workers = task.config.data.num_workers
     return {
         f'{role}_{metric}': value
-        for role in ('val', 'test')
-        for metric, value in evaluate(
-            model, problem.data.images(role), config.search.batch_size, config.data.num_workers
-        ).items()
+        for role in roles
+        for metric, value in evaluate(model, task.data.images(role), task.batch_size, num_workers).items()
     }
 
 
+def tag_of(data_name: str) -> str:
+    """The tag of weights that were trained on a data set."""
+    return re.sub(r'[^a-z0-9]+', '_', data_name.lower()).strip('_')[:64]
+
+
 def entry_bytes(
-    problem: Problem, genotype: Genotype, weights: bytes, cost: dict[str, Any], commit: str | None, how: str
+    problem: Problem,
+    genotype: Genotype,
+    weights: bytes,
+    cost: dict[str, Any],
+    commit: str | None,
+    how: str,
+    asked: RunConfig | None = None,
 ) -> bytes:
     """The entry's file.
 
@@ -82,6 +96,7 @@ def entry_bytes(
         cost: What the search took, in steps and evaluations.
         commit: Of the code.
         how: A sentence on how it was found.
+        asked: The run's config, where that is not the problem's.
     """
     config = problem.config
     arch = problem.space.decode(genotype)
@@ -103,8 +118,8 @@ def entry_bytes(
     provenance = {
         'kind': 'searched',
         'note': how,
-        'config': decisive,
-        'seed': config.seed,
+        'config': asked.decisive() if asked else decisive,
+        'seed': (asked or config).seed,
         'commit': commit,
         'space': config.space,
         'cost': cost,
@@ -117,7 +132,7 @@ def entry_bytes(
         'arch': arch.model_dump(mode='json'),
         'input': decisive['input'],
         'measured': {'params': measured.params, 'macs': measured.macs},
-        'weights': {re.sub(r'[^a-z0-9]+', '_', data_name.lower()).strip('_')[:64]: record},
+        'weights': {tag_of(data_name): record},
         'provenance': {key: value for key, value in provenance.items() if value is not None},
     }
     return make_entry(entry).to_json().encode()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from random import Random
 from typing import Literal, Protocol
 
 import torch
@@ -12,10 +13,14 @@ import torch.nn.functional as F
 from search.space import Genotype
 from search.supernet import Supernet
 from search.training import Network
+from zoo.arch import Arch
 
 __all__ = ['Evaluation', 'Evaluator', 'Objective', 'SupernetEvaluator', 'validate']
 
 Objective = Literal['top1', 'loss']
+
+JUDGES = 3
+"""Random candidates that say which images are hard."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,11 @@ def validate(
 
 
 class SupernetEvaluator:
-    """Scores a candidate with the weights it inherits, on held-out images that are kept in memory."""
+    """Scores a candidate with the weights it inherits, on held-out images that are kept in memory.
+
+    The images that some random candidates find hardest come first. A candidate loses most of its score on
+    them, so that one that is not good enough is given up early, although none is that could still be.
+    """
 
     def __init__(
         self,
@@ -91,19 +100,19 @@ class SupernetEvaluator:
             calibration: Batches of training images that set the statistics of a candidate's batch norms.
         """
         self.supernet = supernet.eval()
-        self.images, self.labels = images, labels
         self.batch_size = batch_size
         self.objective = objective
         self.autocast = autocast
         self.calibration = calibration
+        space = supernet.family_space
+        drawn = [space.decode(space.space.sample(Random(i))) for i in range(JUDGES)]
+        losses = sum(self._losses(arch, images, labels) for arch in drawn)
+        order = torch.argsort(torch.as_tensor(losses), descending=True, stable=True)
+        self.images, self.labels = images[order], labels[order]
 
     def __call__(self, genotype: Genotype, needed: float = -math.inf) -> Evaluation:
-        arch = self.supernet.family_space.decode(genotype)
-        tensors = self.supernet.tensors(arch, contiguous=True)
-        with self.autocast():
-            tensors |= self.supernet.calibrate(arch, self.calibration, tensors)
         return validate(
-            lambda x: self.supernet(arch, x, tensors),
+            self._network(self.supernet.family_space.decode(genotype)),
             self.images,
             self.labels,
             self.batch_size,
@@ -111,3 +120,19 @@ class SupernetEvaluator:
             self.autocast,
             needed,
         )
+
+    def _network(self, arch: Arch) -> Network:
+        tensors = self.supernet.tensors(arch, contiguous=True)
+        with self.autocast():
+            tensors |= self.supernet.calibrate(arch, self.calibration, tensors)
+        return lambda x: self.supernet(arch, x, tensors)
+
+    @torch.no_grad()
+    def _losses(self, arch: Arch, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Of each image, (N,)."""
+        network, losses = self._network(arch), []
+        for x, y in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+            with self.autocast():
+                logits = network(x)
+            losses.append(F.cross_entropy(logits.float(), y, reduction='none'))
+        return torch.cat(losses)

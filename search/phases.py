@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from search.candidates import SUPERNET, calibration, load_supernet, search
-from search.config import OneShotConfig
+from search.config import OneShotConfig, RunConfig
 from search.cost import Cost
 from search.emit import entry_bytes, measure, weights_bytes
 from search.measurements import read_latencies
@@ -39,6 +39,7 @@ __all__ = [
     'find',
     'open_run',
     'train_best',
+    'train_rival',
     'train_supernet',
     'train_weights',
 ]
@@ -132,8 +133,8 @@ def draw_networks(problem: Problem, supernet: Supernet, step: int) -> list[Netwo
     space, rng = _settle(problem, step)
     sampler = SpaceSampler(space.space, config.sampling == 'hierarchical')
     drawn = sandwich(sampler, rng, config.random, config.largest, config.smallest)
-    rate = config.recipe.drop_path_rate
-    return [partial(supernet, space.decode(genotype), drop_path_rate=rate) for genotype in drawn]
+    rates = {name: getattr(config.recipe, name) for name in ('drop_path_rate', 'drop_rate')}
+    return [partial(supernet, space.decode(genotype), **rates) for genotype in drawn]
 
 
 def penalize_largest(problem: Problem, supernet: Supernet, step: int) -> torch.Tensor:
@@ -172,7 +173,7 @@ def train_best(problem: Problem, run: AnyRun, candidates: Sequence[Record]) -> T
         )
         return Trained(candidates[0], weights)
     rivals = [
-        _train_rival(problem, run, candidate, f'top{i}', f'training the best ({i}/{top})')
+        train_rival(problem, run, candidate, f'top{i}', f'training the best ({i}/{top})')
         for i, candidate in enumerate(candidates[:top], 1)
     ]
     best = max(rivals, key=lambda trained: trained.best['trained']['score'])
@@ -180,7 +181,8 @@ def train_best(problem: Problem, run: AnyRun, candidates: Sequence[Record]) -> T
     return Trained(best.best, weights)
 
 
-def _train_rival(problem: Problem, run: AnyRun, candidate: Record, phase: str, label: str) -> Trained:
+def train_rival(problem: Problem, run: AnyRun, candidate: Record, phase: str, label: str) -> Trained:
+    """Trains a candidate and scores it on val; its record says how well it did, under ``trained``."""
     weights = run.phase(
         phase,
         f'top/{phase}.safetensors',
@@ -226,7 +228,9 @@ def train_weights(
 # ---- what a run leaves behind
 
 
-def emit(problem: Problem, run: AnyRun, trained: Trained, cost: Record, how: str) -> Path:
+def emit(
+    problem: Problem, run: AnyRun, trained: Trained, cost: Record, how: str, asked: RunConfig | None = None
+) -> Path:
     """Writes the entry of a trained network.
 
     Args:
@@ -235,11 +239,14 @@ def emit(problem: Problem, run: AnyRun, trained: Trained, cost: Record, how: str
         trained: What was found.
         cost: What the search took, in steps and evaluations.
         how: A sentence: by what method it was found, and how candidates were judged.
+        asked: The run's config, where that is not the problem's.
     """
     name = f'{problem.config.name}.json'
     commit = run.versions.get('commit')
     run.phase(
-        'entry', name, lambda: entry_bytes(problem, trained.genotype, trained.weights, cost, commit, how)
+        'entry',
+        name,
+        lambda: entry_bytes(problem, trained.genotype, trained.weights, cost, commit, how, asked),
     )
     return run.folder / name
 
@@ -254,7 +261,7 @@ def count_cost(problem: Problem, evaluations: int) -> dict[str, int]:
     if config.search.evaluator.kind == 'proxy':
         cost['proxy_steps'] = evaluations * problem.num_steps(config.search.evaluator.recipe)
     if config.weights != 'inherit' and config.retrain is not None:
-        cost['retrain_steps'] = config.top * problem.num_steps(config.retrain)
+        cost['retrain_steps'] = min(config.top, evaluations) * problem.num_steps(config.retrain)
     return cost
 
 

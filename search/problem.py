@@ -1,37 +1,32 @@
 """What a config means: its data, its space, its limits, and the networks that are trained and written."""
 
 import math
-import random
 import subprocess
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from search.budget import BudgetSampler, Limits
-from search.config import OneShotConfig, RunConfig, SearchConfig, SupernetConfig
+from search.config import DifferentiableConfig, OneShotConfig, RunConfig, SearchConfig, SupernetConfig
 from search.cost import Cost, CostModel
-from search.data import Data, train_batches
+from search.data import train_batches
 from search.distributed import world
 from search.evaluate import validate
 from search.latency import LatencyModel
 from search.latency_sampler import LatencySampler
-from search.run import Run, Unrecorded
 from search.sampling import Sampler, SpaceSampler
-from search.section import Section
-from search.seeding import derive_seed, forked_rng
+from search.seeding import derive_seed
 from search.space import Genotype
 from search.spaces import FamilySpace, load_space
 from search.strategies import Strategy, make_strategy
 from search.supernet import Supernet
-from search.training import Network, Recipe, device, train
+from search.task import Task
+from search.training import Recipe, device
 from zoo import __version__
-from zoo.arch import Arch
 from zoo.errors import ZooError
 from zoo.models import FAMILIES
 from zoo.registry import list_entries, load_entry
@@ -40,7 +35,7 @@ __all__ = ['Problem', 'versions']
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Task):
     """A config with what follows from it. Making one refuses what cannot work, before anything is written."""
 
     config: RunConfig
@@ -63,6 +58,9 @@ class Problem:
                 found.append(config.supernet.recipe)
             if config.search.evaluator.kind == 'proxy':
                 found.append(config.search.evaluator.recipe)
+        if isinstance(config, DifferentiableConfig):
+            phases = config.search.self_supervised, config.search.target
+            found += [phase.recipe for phase in phases if phase is not None]
         return found
 
     @property
@@ -78,9 +76,17 @@ class Problem:
         assert self.config.supernet is not None
         return self.config.supernet
 
-    @cached_property
-    def data(self) -> Data:
-        return Data(self.config.data, self.config.input)
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def family(self) -> str:
+        return self.space.family
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.search.batch_size
 
     @cached_property
     def space(self) -> FamilySpace:
@@ -141,18 +147,6 @@ class Problem:
         macs = cost.macs * (1 - within), cost.macs * (1 + within)
         return self._limited(Limits(self.config.search.limits.params, macs))
 
-    def build(self, arch: Arch, **kwargs: Any) -> nn.Module:
-        """The zoo's network for this data."""
-        in_chans, *img_size = self.config.input.size
-        family = FAMILIES[self.space.family]
-        args = dict(in_chans=in_chans, img_size=tuple(img_size), num_classes=self.data.num_classes)
-        return family.build(arch, self.space.family, **args, **kwargs)
-
-    def num_steps(self, recipe: Recipe, limit: int | None = None) -> int:
-        """Optimizer steps of a training on the train split, or on so many of its images."""
-        count = len(self.data.images('train'))
-        return recipe.epochs * (min(count, limit or count) // recipe.batch_size)
-
     @property
     def has_supernet(self) -> bool:
         return isinstance(self.config, OneShotConfig) and self.config.supernet is not None
@@ -166,58 +160,6 @@ class Problem:
         model.to(where).eval()
         found = validate(model, images.to(where), labels.to(where), config.batch_size, config.objective)
         return {'score': found.score, **found.metrics}
-
-    def train(
-        self,
-        model: nn.Module,
-        networks: Callable[[int], Sequence[Network]],
-        recipe: Recipe,
-        phase: str,
-        label: str,
-        run: Run | Section | Unrecorded,
-        limit: int | None = None,
-        penalty: Callable[[int], torch.Tensor] | None = None,
-    ) -> None:
-        """:func:`search.training.train` on the train split, seeded by the run's seed and the phase.
-
-        Args:
-            limit: So many images, drawn once for all trainings with this limit; None for all.
-        """
-        seed = derive_seed(self.config.seed, phase)
-        images = self.data.images('train', recipe.augment, seed)
-        if limit is not None and limit < len(images):
-            rng = random.Random(derive_seed(self.config.seed, 'limit', limit))
-            images.indices = sorted(rng.sample(list(images.indices), limit))
-        train(
-            model,
-            networks,
-            images,
-            recipe,
-            num_classes=self.data.num_classes,
-            phase=phase,
-            label=label,
-            seed=seed,
-            run=run,
-            num_workers=self.config.data.num_workers,
-            penalty=penalty,
-        )
-
-    def train_alone(
-        self,
-        arch: Arch,
-        recipe: Recipe,
-        phase: str,
-        label: str,
-        run: Run | Section | Unrecorded,
-        tensors: dict[str, torch.Tensor] | None = None,
-    ) -> nn.Module:
-        """Trains an architecture from scratch, or from the values of its tensors."""
-        with forked_rng(self.config.seed, phase, 'init'):
-            model = self.build(arch, drop_path_rate=recipe.drop_path_rate)
-        if tensors is not None:
-            model.load_state_dict(tensors)
-        self.train(model, lambda step: [model], recipe, phase, label, run)
-        return model
 
 
 def check_name(name: str, family: str) -> None:

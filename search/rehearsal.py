@@ -105,7 +105,7 @@ class Stopwatch(Unrecorded):
         """A step is done."""
         now = clock()
         self.seconds.append(now - self._last)
-        self.waits.append(self._loaded - self._last)
+        self.waits.append(max(0.0, self._loaded - self._last))
         self._last = now
 
     def _enough(self) -> bool:
@@ -115,8 +115,9 @@ class Stopwatch(Unrecorded):
     def save(self, phase: str, state: Any) -> None:
         del self.seconds[:WARM_UP], self.waits[:WARM_UP]
         self.checkpoint = saved_bytes({'phase': phase, 'state': state, 'done': {}, 'log_size': 0})
-        self.optimizer_bytes = saved_bytes(state['optimizer'])
-        self.with_state = list(state['optimizer']['state'])
+        if 'optimizer' in state:
+            self.optimizer_bytes = saved_bytes(state['optimizer'])
+            self.with_state = list(state['optimizer']['state'])
         raise Abandoned
 
 
@@ -147,18 +148,19 @@ class FakeData(Data):
         self.num_classes = fake.num_classes
 
     def _select(self, role: Role) -> tuple[Any, Sequence[int]]:
-        return _Noise(self.input.size, self.fake.num_classes), range(getattr(self.fake, role))
+        count = getattr(self.fake, role)
+        return _Noise(self.input.size, self.fake.num_classes, count), range(count)
 
 
 class _Noise:
-    def __init__(self, size: tuple[int, int, int], num_classes: int):
+    def __init__(self, size: tuple[int, int, int], num_classes: int, count: int):
         rng = np.random.Generator(np.random.PCG64(0))
         pixels = rng.integers(0, 256, (FAKE_PICTURES, *size[1:], 3), dtype=np.uint8)
         self.images = [Image.fromarray(image) for image in pixels]
-        self.num_classes = num_classes
+        self.targets = np.arange(count) % num_classes
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.images[index % FAKE_PICTURES], index % self.num_classes
+        return self.images[index % FAKE_PICTURES], int(self.targets[index])
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,8 @@ class Rehearsal(Problem):
 
     fake: Fake | None = field(default=None)
 
-    @cached_property
-    def data(self) -> Data:
-        config = self.config
-        if self.fake is not None:
-            return FakeData(config.data, config.input, self.fake)
-        return Data(config.data, config.input)
+    def open_data(self, config: DataConfig, image: Input) -> Data:
+        return super().open_data(config, image) if self.fake is None else FakeData(config, image, self.fake)
 
     @cached_property
     def supernet(self) -> Supernet:

@@ -49,8 +49,8 @@ class DataConfig(Part):
     train: str = Field('train', description='split to train on')
     val: str | None = Field(None, description='split to search on; null: carved from train')
     test: str | None = Field('test', description='split to measure the result on; null: carved from train')
-    val_size: Annotated[float, Field(gt=0)] = Field(
-        0.1, description='of a carved split: share, or images if 1 or more'
+    val_size: Annotated[float, Field(ge=0)] = Field(
+        0.1, description='of a carved split: share, or images if 1 or more; 0 for trainings that need none'
     )
     test_size: Annotated[float, Field(gt=0)] = 0.1
     split_seed: Annotated[int, Field(ge=0)] = Field(

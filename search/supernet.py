@@ -96,7 +96,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.family_space = family_space
         self.num_classes = num_classes
-        self._subnets: OrderedDict[tuple[Arch, float], Subnet] = OrderedDict()
+        self._subnets: OrderedDict[tuple[Arch, float, float], Subnet] = OrderedDict()
         covering = [family_space.decode(genotype) for genotype in family_space.covering(family_space.space)]
         subnets = [self.subnet(arch) for arch in covering]
         self.has_batch_norm = any(subnet.norms for subnet in subnets)
@@ -141,13 +141,13 @@ class Supernet(nn.Module):
         args = dict(img_size=tuple(img_size), in_chans=in_chans, num_classes=self.num_classes)
         return family.build(arch, self.family_space.family, **args, **kwargs)
 
-    def subnet(self, arch: Arch, drop_path_rate: float = 0.0) -> Subnet:
+    def subnet(self, arch: Arch, drop_path_rate: float = 0.0, drop_rate: float = 0.0) -> Subnet:
         """The sub-network on the meta device; the last few are cached."""
-        key = (arch, drop_path_rate)
+        key = (arch, drop_path_rate, drop_rate)
         subnet = self._subnets.pop(key, None)
         if subnet is None:
             with _Uninitialised():
-                module = self.build(arch, drop_path_rate=drop_path_rate, device='meta')
+                module = self.build(arch, drop_path_rate=drop_path_rate, drop_rate=drop_rate, device='meta')
             rules = self.family_space.rules(arch)
             parts = {
                 name: Part(stored, value.shape, layouts)
@@ -170,13 +170,13 @@ class Supernet(nn.Module):
 
         Args:
             arch: An architecture of the space.
-            contiguous: Detached copies of their own memory, instead of views that carry gradients.
+            contiguous: Detached, contiguous and not to be written to, instead of views that carry gradients.
         """
         store = self.store
         out = {}
         for name, part in self.subnet(arch).parts.items():
             tensor = share(store[part.stored], part.shape, part.layouts)
-            out[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if contiguous else tensor
+            out[name] = _as_if_copied(tensor.detach()) if contiguous else tensor
         return out
 
     def calibrate(
@@ -224,6 +224,7 @@ class Supernet(nn.Module):
         x: torch.Tensor,
         tensors: dict[str, torch.Tensor] | None = None,
         drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
     ) -> torch.Tensor:
         """Runs a sub-network, in the supernet's mode: views while training, contiguous copies in evaluation.
 
@@ -233,11 +234,13 @@ class Supernet(nn.Module):
             tensors: What :meth:`tensors` gave for `arch`, to evaluate several batches on one set of copies;
                 in evaluation with what :meth:`calibrate` gave, if there are batch norms.
             drop_path_rate: Stochastic depth while training; drawn from torch's global generator.
+            drop_rate: Dropout before the classifier while training; drawn from there, too.
 
         Returns:
             (B, num_classes) logits.
         """
-        subnet = self.subnet(arch, drop_path_rate if self.training else 0.0)
+        rates = (drop_path_rate, drop_rate) if self.training else (0.0, 0.0)
+        subnet = self.subnet(arch, *rates)
         subnet.module.train(self.training)
         if tensors is None:
             tensors = self.tensors(arch, contiguous=not self.training)
@@ -251,7 +254,8 @@ class Supernet(nn.Module):
         """The state dict of a stand-alone network that gives the supernet's output for `arch` to the last
         bit; `batches` calibrate its batch norms, if there are any."""
         tensors = self.tensors(arch, contiguous=True)
-        return tensors | self.calibrate(arch, batches, tensors)
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        return copies | self.calibrate(arch, batches, tensors)
 
     def _fresh_buffers(self, subnet: Subnet) -> dict[str, torch.Tensor]:
         first = next(self.parameters())
@@ -262,6 +266,11 @@ class Supernet(nn.Module):
             out[f'{name}.running_var'] = torch.ones(norm.num_features, **like)
             out[f'{name}.num_batches_tracked'] = torch.zeros((), dtype=torch.long, device=first.device)
         return out
+
+
+def _as_if_copied(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, and aligned in memory as a copy is: the last bit of a product can depend on that."""
+    return tensor.clone() if tensor.storage_offset() else tensor.contiguous()
 
 
 def _write(stored: torch.Tensor, part: Part, value: torch.Tensor) -> bool:

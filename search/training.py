@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from search.data import Augment, Images, eval_batches, train_batches
@@ -52,17 +53,25 @@ class Recipe(Part):
     lr: Annotated[float, Field(gt=0)]
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    cooldown_epochs: Annotated[float, Field(ge=0)] = Field(0.0, description='the last ones, at min_lr')
     opt: str = Field(
         'adamw',
-        description="an optimizer of timm.optim; tensors of one axis and the network's "
-        'no_weight_decay() do not decay',
+        description='an optimizer of timm.optim, such as adamw, nesterov or momentum (both 0.9); tensors '
+        "of one axis and the network's no_weight_decay() do not decay",
     )
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description='dropout before the classifier')
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_grad: Annotated[float, Field(gt=0)] | None = Field(None, description='largest norm of the gradient')
     bf16: bool = Field(True, description='autocast where the machine computes in bfloat16')
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description='decay of a moving average of the weights, in which the training ends; null: none'
+    )
     augment: Augment | None = None
+    repeats: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description='times that an image stands in a batch, each augmented anew; epochs stay as long'
+    )
 
     @field_validator('opt')
     @classmethod
@@ -122,6 +131,7 @@ def train(
     check_share(recipe, size)
     model.to(device).train()
     optimizer = create_optimizer_v2(model, recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    ema = None if recipe.ema is None else ModelEmaV3(model, recipe.ema)
     mix = _mixup(recipe, num_classes)
     steps_per_epoch = len(images) // recipe.batch_size
     total = recipe.epochs * steps_per_epoch
@@ -132,8 +142,12 @@ def train(
         model.load_state_dict(state['model'])
         optimizer.load_state_dict(state['optimizer'])
         start, losses = state['step'], state['losses'].to(device)
+        if ema is not None:
+            ema.module.load_state_dict(state['ema'])
 
-    batches = train_batches(images, recipe.batch_size, seed, start, total, num_workers, rank, size)
+    batches = train_batches(
+        images, recipe.batch_size, seed, start, total, num_workers, rank, size, recipe.repeats
+    )
     with run.progress(label, total, start) as progress:
         for step, (x, target) in enumerate(batches, start):
             lr = learning_rate(recipe, (step + 1) / steps_per_epoch)
@@ -159,6 +173,8 @@ def train(
                 accelerator.clip_grad_norm_(model.parameters(), recipe.clip_grad)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if ema is not None:
+                ema.update(model)
 
             done = step + 1
             note = ''
@@ -179,7 +195,11 @@ def train(
                     'step': done,
                     'losses': losses,
                 }
+                if ema is not None:
+                    state['ema'] = ema.module.state_dict()
                 run.save(phase, state)
+    if ema is not None:
+        model.load_state_dict(ema.module.state_dict())
 
 
 def check_share(recipe: Recipe, size: int) -> None:
@@ -219,7 +239,8 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     """The rate after so many epochs: linear from 0 to lr while warming up, then a cosine down to min_lr."""
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs
-    progress = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+    falling = recipe.epochs - recipe.warmup_epochs - recipe.cooldown_epochs
+    progress = (epoch - recipe.warmup_epochs) / max(falling, 1e-9)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 

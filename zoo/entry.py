@@ -132,6 +132,9 @@ class Weights(Part):
     data: Text | None = Field(None, description='what the weights were trained on')
     crop_pct: Fraction | None = None
     metrics: dict[Tag, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    training: dict[Name, JsonValue] | None = Field(
+        None, description="trained by this project's engine: config, commit, steps"
+    )
     note: Text | None = None
 
     @model_validator(mode='after')
@@ -148,6 +151,10 @@ class Weights(Part):
     @field_serializer('metrics')
     def _sort_metrics(self, value: dict[str, float] | None) -> dict[str, float] | None:
         return None if value is None else dict(sorted(value.items()))
+
+    @field_serializer('training')
+    def _sort_keys(self, value: Any) -> Any:
+        return json.loads(json.dumps(value, sort_keys=True))
 
 
 class Provenance(Part):

@@ -41,6 +41,11 @@ class FamilySpace:
             with the choices on which its latency depends. A network without a module spends no time in it.
             Choices that a restricted space has no more are those that are never active.
         paper_size: The paper's own count of its space, where it counts something else than architectures.
+        first_level: Where a search can have two levels: the choices of (a subspace of) the space that the
+            second one decides, and the values at which the first one fixes them (GLiT, Sec. 3.3).
+        declaration: Where a search can move the space: the whole space as it is declared, in full, with the
+            values of the sizes of each stage (S3, Eq. 6). A size of stage i is the choice
+            ``stage<i>.<size>``, or one ``stage<i>.block<j>.<size>`` for each block.
     """
 
     family: str
@@ -52,6 +57,8 @@ class FamilySpace:
     factors: Callable[[Space, int], list[Factor]]
     modules: Mapping[str, tuple[str, ...]]
     paper_size: int | None = None
+    first_level: Callable[[Space], Mapping[str, Value]] | None = None
+    declaration: Mapping[str, Any] | None = None
 
     def decode(self, genotype: Genotype) -> Arch:
         """The effective architecture of a genotype. Genotypes of equal architectures are the same network."""

@@ -12,7 +12,7 @@ that. Readings:
   36 ** 12 = 4.74e18 different networks.
 * The search has two levels (Sec. 3.3): G of all blocks while everything else is fixed (4 ** 12 networks),
   then everything else (9 ** 12). The paper does not say at which values the first level fixes it: here at
-  the middle of each list, unless ``fixed`` names others. See :func:`first_level` and :func:`second_level`.
+  the middle of each list, unless ``fixed`` names others. See :func:`first_level`.
 
 Sub-networks share tensors in one of two ways (``sharing``). ``candidate``: each candidate of a block, the
 whole of its choices, has tensors of its own, as in SPOS, with which the paper trains its supernets.
@@ -48,7 +48,7 @@ from zoo.entry import describe_faults
 from zoo.errors import ZooError
 from zoo.models.glit import Arch, BlockArch
 
-__all__ = ['Declaration', 'first_level', 'load', 'second_level']
+__all__ = ['Declaration', 'first_level', 'load']
 
 MAX_CANDIDATES = 1024
 """Of a block. Sharing by candidate stores each of them."""
@@ -141,6 +141,7 @@ def load(data: Mapping[str, Any], input_size: tuple[int, int, int]) -> FamilySpa
         partial(cost_factors, declaration, input_size),
         timed_modules(space),
         declaration.paper_size(),
+        partial(first_level, declaration),
     )
     check(declaration, family_space)
     return family_space
@@ -175,33 +176,28 @@ def check(declaration: Declaration, family_space: FamilySpace) -> None:
         make_arch(declaration, heaviest.blocks * declaration.depth)
     except ValidationError as error:
         raise ZooError('\n'.join(describe_faults(error, 'space: a network of it'))) from None
-    first_level(family_space, declaration)
+    details = first_level(declaration, block)
+    for name, value in declaration.fixed.items():
+        if f'block1.{name}' not in details:
+            known = ', '.join(detail.removeprefix('block1.') for detail in details)
+            raise ZooError(f'space: $.fixed: found {name!r:.80}, allowed are {known}.')
+        block.choices[block.position(f'block1.{name}')].index(value)
 
 
-def first_level(family_space: FamilySpace, declaration: Declaration) -> FamilySpace:
-    """The subspace in which only the global heads of each block are free.
+def first_level(declaration: Declaration, space: Space) -> dict[str, Value]:
+    """All choices but the global heads of each block, with the values that they have at the first level.
 
-    Raises:
-        ZooError: ``fixed`` names no choice, or a value that the choice does not have.
-    """
-    allowed: dict[str, Value] = {}
-    for choice in family_space.space.choices:
-        if choice.parent is not None:
-            allowed[choice.name] = choice.values[len(choice.values) // 2]
-    for i in range(1, declaration.depth + 1):
-        allowed |= {f'block{i}.{name}': value for name, value in declaration.fixed.items()}
-    return family_space.restrict(allowed)
-
-
-def second_level(family_space: FamilySpace, values: Mapping[str, Value]) -> FamilySpace:
-    """The subspace in which the global heads of each block are those of a found architecture.
+    The second level is about these choices, with the global heads that the first level found.
 
     Args:
-        family_space: The whole space.
-        values: Of the architecture that the search of the first level found.
+        declaration: Names values in ``fixed``; of the lists that it says nothing of, the middle ones count.
+        space: The declared space, or a part of it.
     """
-    heads = {name: value for name, value in values.items() if name.endswith('.global_heads')}
-    return family_space.restrict(heads)
+    values = {
+        choice.name: choice.values[len(choice.values) // 2] for choice in space.choices if choice.parent
+    }
+    declared = {name: declaration.fixed.get(name.partition('.')[2]) for name in values}
+    return values | {name: value for name, value in declared.items() if value is not None}
 
 
 def decode(declaration: Declaration, tokens: int, values: Mapping[str, Any]) -> Arch:

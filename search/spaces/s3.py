@@ -89,6 +89,7 @@ def load(data: Mapping[str, Any], input_size: tuple[int, int, int]) -> FamilySpa
         partial(decode, maps),
         partial(cost_factors, maps, input_size[0]),
         timed_modules(declaration),
+        declaration=declaration.model_dump(mode='json'),
     )
     check_covering(family_space)
     return family_space

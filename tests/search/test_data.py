@@ -46,6 +46,11 @@ def pixels(images: search_data.Images) -> set[int]:
     return {round(float(value) * 255) for value in values}
 
 
+def keys_of(images: search_data.Images, repeats: int, rank: int = 0, processes: int = 1) -> list[list]:
+    """Which images nine batches of 16 ask for."""
+    return list(train_batches(images, 16, 1, 0, 9, 0, rank, processes, repeats).batch_sampler)
+
+
 class TestDigits:
     def test_split_is_fixed_forever(self):
         source = sources.load_digits()
@@ -128,6 +133,15 @@ class TestFolder:
         assert [len(part) for part in parts] == [22, 10, 8]
         assert set.union(*parts) == {*range(20), *range(50, 70)}
 
+    def test_nothing_need_be_held_out(self, tmp_path):
+        write_images(tmp_path / 'train', {'a': 20, 'b': 10})
+        write_images(tmp_path / 'test', {'a': 2, 'b': 2})
+        data = Data(folder_config(tmp_path, val_size=0), RGB)
+        assert [data.has(role) for role in ('train', 'val', 'test')] == [True, False, True]
+        assert pixels(data.images('train')) == {*range(20), *range(50, 60)}
+        with pytest.raises(ZooError, match='has no images for val'):
+            data.images('val')
+
     def test_labels_are_read_without_decoding_images(self, tmp_path):
         write_images(tmp_path, {'a': 3, 'b': 3})
         for file in tmp_path.rglob('*.png'):
@@ -184,12 +198,44 @@ class TestOtherSources:
         assert Stream.passes == 1
 
 
+class TestPad:
+    """Shifted by up to two pixels, what comes in is black, flipped or not."""
+
+    IMAGE = Input(size=(1, 8, 8), mean=(0.0,), std=(1.0,))
+
+    def test_crops_are_shifted_images(self):
+        images = Data(DataConfig(), self.IMAGE).images('train', Augment(pad=2), 5)
+        original = Data(DataConfig(), self.IMAGE).images('train')[0, 3][0][0].numpy()
+        padded = np.pad(original, 2)
+        shifts = {
+            crop.tobytes(): (dx, dy, flip)
+            for dy in range(5)
+            for dx in range(5)
+            for flip, crop in enumerate(
+                [padded[dy : dy + 8, dx : dx + 8], padded[dy : dy + 8, dx : dx + 8][:, ::-1]]
+            )
+        }
+        found = Counter(shifts[images[epoch, 3][0][0].numpy().tobytes()] for epoch in range(400))
+        assert len({(dx, dy) for dx, dy, _ in found}) == 25
+        assert 140 < sum(count for (_, _, flip), count in found.items() if flip) < 260
+
+    def test_without_a_margin_the_whole_image_is_seen(self, tmp_path):
+        (tmp_path / 'a').mkdir()
+        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8))
+        for i in range(4):
+            picture.save(tmp_path / 'a' / f'{i}.png')
+        data = Data(folder_config(tmp_path, test=None, val_size=1, test_size=1), RGB)
+        resized = np.asarray(picture.resize((16, 16), Image.Resampling.BICUBIC), np.float32) / 255
+        expected = torch.from_numpy((resized - 0.5) / 0.25).permute(2, 0, 1)
+        torch.testing.assert_close(data.images('train', Augment(pad=0, hflip=0.0), 5)[0, 0][0], expected)
+
+
 class TestTrainBatches:
     @staticmethod
-    def batches(start=0, stop=9, seed=1, augment=SHIFT, workers=0):
+    def batches(start=0, stop=9, seed=1, augment=SHIFT, workers=0, repeats=1):
         images = Data(DataConfig(), GREY).images('train', augment, 5)
         images.indices = images.indices[:50]
-        return list(train_batches(images, 16, seed, start, stop, workers))
+        return list(train_batches(images, 16, seed, start, stop, workers, repeats=repeats))
 
     def test_continues_where_it_was_interrupted(self):
         for one, other in zip(self.batches()[4:], self.batches(start=4), strict=True):
@@ -210,6 +256,37 @@ class TestTrainBatches:
         assert not torch.equal(images[0, 7][0], images[1, 7][0])
         assert not torch.equal(images[0, 7][0], Data(DataConfig(), GREY).images('train', SHIFT, 6)[0, 7][0])
         assert torch.equal(images[0, 7][0], images[0, 7][0])
+
+    def test_repeated_augmentation(self):
+        """Of 50 images, 16 in a batch: 17 different ones in an epoch, each three times, but for its end."""
+        images = Data(DataConfig(), GREY).images('train', SHIFT, 5)
+        images.indices = images.indices[:50]
+        once = [key for batch in keys_of(images, repeats=1) for key in batch]
+        thrice = [key for batch in keys_of(images, repeats=3) for key in batch]
+        assert len(thrice) == len(once) == 9 * 16
+        for epoch in range(3):
+            first = [index for _, index in once[48 * epoch :][:48]]
+            keys = thrice[48 * epoch :][:48]
+            assert [index for _, index in keys] == [first[place // 3] for place in range(48)]
+            assert [seeding for seeding, _ in keys] == [3 * epoch + place % 3 for place in range(48)]
+        assert len(set(thrice)) == len(thrice)
+
+    def test_repeated_images_are_augmented_anew(self):
+        first = self.batches(stop=1, repeats=3)[0]
+        assert [len(set(first[1][place : place + 3].tolist())) for place in range(0, 15, 3)] == [1] * 5
+        assert len(first[0].unique(dim=0)) == 16
+
+    @pytest.mark.parametrize('changes', [{'start': 4}, {'workers': 2}])
+    def test_repeated_images_are_the_same_after_an_interruption_and_with_workers(self, changes):
+        whole = self.batches(repeats=3)[changes.get('start', 0) :]
+        for one, other in zip(whole, self.batches(repeats=3, **changes), strict=True):
+            assert torch.equal(one[0], other[0])
+
+    def test_processes_share_repeated_images(self):
+        images = Data(DataConfig(), GREY).images('train')
+        parts = [keys_of(images, 3, rank, 2) for rank in (0, 1)]
+        for whole, first, second in zip(keys_of(images, 3), *parts, strict=True):
+            assert first + second == whole
 
     def test_seed_decides_the_order(self):
         assert not torch.equal(self.batches(augment=None)[0][0], self.batches(augment=None, seed=2)[0][0])

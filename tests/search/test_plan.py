@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from timm.optim import create_optimizer_v2
 
 from search.config import RunConfig, load_config
 from search.growth import UNITS, Memory, Sample, Seconds, extrapolate, extrapolate_memory, grow
-from search.methods import one_shot
+from search.methods import METHODS, one_shot
 from search.phases import train_supernet
-from search.plan import Plan, make_plan
+from search.plan import Plan
 from search.plan_report import describe_plan
+from search.planner import make_plan
 from search.rehearsal import Fake, Rehearsal, Stopwatch, saved_bytes
 from search.run import Abandoned
 from zoo.console import main
@@ -341,3 +343,60 @@ class TestCommand:
     def test_usage(self, args, capsys):
         assert main(['search', 'plan', str(TINY), *args]) == 2
         assert 'usage' in capsys.readouterr().err
+
+
+class TestMethods:
+    """Units are those of a run (see each method's tests for its phases)."""
+
+    def plan(self, name: str, *overrides: str) -> dict[str, int]:
+        config = load_config(TINY.with_name(f'{name}.yaml'), overrides)
+        return check(make_plan(config, seconds=0.1))
+
+    def count(self, name: str, folder: Path, *overrides: str) -> Counter:
+        points: Counter = Counter()
+        config = load_config(TINY.with_name(f'{name}.yaml'), overrides)
+        METHODS[config.method](config, folder, fault=lambda point: points.update([point]), quiet=True)
+        return points
+
+    def test_two_level(self, tmp_path):
+        units = self.plan('tiny_glit')
+        points = self.count('tiny_glit', tmp_path)
+        for level in ('level1', 'level2'):
+            assert units.pop(f'{level}: supernet training') == points[f'{level}/supernet: step']
+            assert units.pop(f'{level}: search: supernet') == points[f'{level}/search: candidate']
+            trained = [key for key in units if key.startswith(f'{level}: weights: retrain')]
+            steps = sum(
+                number
+                for point, number in points.items()
+                if point.startswith(f'{level}/top') and point.endswith(': step')
+            )
+            assert [units.pop(key) for key in trained] == [steps]
+            assert units.pop(f'{level}: loading val') == 362
+        assert all(key.startswith(('final', 'comparison')) for key in units)
+
+    def test_space_search(self, tmp_path):
+        units = self.plan('tiny_s3_space')
+        points = self.count('tiny_s3_space', tmp_path)
+        supernets = sum(n for point, n in points.items() if point.endswith('supernet: step'))
+        assert units['supernet training'] == supernets
+        networks = sum(n for point, n in points.items() if point.endswith('errors: network'))
+        assert units['errors of subspaces, at most'] >= networks > 0
+        assert units['search: supernet'] == points['search: candidate']
+
+    def test_differentiable(self, tmp_path):
+        units = self.plan('tiny_carnet')
+        points = self.count('tiny_carnet', tmp_path)
+        for name, phase in (('self-supervised', 'self_supervised'), ('target', 'target')):
+            steps = sum(n for point, n in points.items() if point.endswith(f'{phase}: step'))
+            assert units[f'search: {name}'] == steps > 0
+        trained = sum(n for point, n in points.items() if 'result' in point and point.endswith(': step'))
+        assert sum(n for key, n in units.items() if key.startswith('weights: retrain')) == trained > 0
+
+    def test_proxy(self, tmp_path):
+        units = self.plan('tiny_uninet')
+        points = self.count('tiny_uninet', tmp_path)
+        assert units['search: proxy'] == points['search: candidate']
+        trained = sum(
+            n for point, n in points.items() if point.startswith('top') and point.endswith(': step')
+        )
+        assert sum(n for key, n in units.items() if key.startswith('weights: retrain')) == trained > 0

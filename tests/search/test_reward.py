@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from search.reward import Reward
 from zoo.errors import ZooError
+from zoo.registry import load_entry
 
 UNINET = Reward(target=550e6)
 accuracies = st.floats(0, 100)
@@ -50,3 +51,23 @@ def test_faulty_arguments():
     for fault in ({'target': 0.0}, {'target': math.inf}, {'target': 1e6, 'alpha': 0.07}, {}):
         with pytest.raises(ValidationError):
             Reward(**fault)
+
+
+def test_uninets_flops_are_those_of_fvcore():
+    """UniNet-B0 costs about the paper's target of 550 M, in the unit of its tables."""
+    b0 = load_entry('uninet_b0')
+    assert (b0.measured.macs, b0.measured.cost) == (543_530_688, 555_380_288)
+    assert UNINET(79.1, b0.measured.cost) == pytest.approx(79.1 * (550 / 555.380288) ** 0.07)
+
+
+@given(reward=st.floats(1e-9, 1e3), cost=costs, alpha=st.floats(-2, 0))
+def test_least_accuracy_that_earns_a_reward(reward, cost, alpha):
+    """To the last bit: what is given up below it would have earned less, and nothing else."""
+    earn = Reward(target=550e6, alpha=alpha)
+    least = earn.find_accuracy(reward, cost)
+    assert earn(least, cost) >= reward > earn(math.nextafter(least, 0), cost)
+
+
+@pytest.mark.parametrize('reward', [0.0, -1.0, -math.inf])
+def test_any_accuracy_earns_nothing(reward):
+    assert UNINET.find_accuracy(reward, 1e6) == -math.inf

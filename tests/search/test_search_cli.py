@@ -27,8 +27,8 @@ class TestConfigs:
         for path in sorted(config_path('search/s3_digits.yaml').parent.glob('*.yaml')):
             load_config(path)
 
-    def test_digits_can_start(self):
-        problem = Problem(load_config(config_path('search/s3_digits.yaml')))
+    def test_the_demo_can_start(self):
+        problem = Problem(load_config(config_path('search/demo.yaml')))
         assert problem.space.space.size() == 1_267_812
         assert 0.1 < problem.sampler.share() < 0.5
 

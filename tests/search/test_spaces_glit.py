@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from search.cost import Cost
 from search.spaces import glit as glit_space
 from search.spaces import load_space
-from search.spaces.glit import Declaration, first_level, second_level
 from search.supernet import Supernet
 from zoo import load_entry
 from zoo.errors import ZooError
@@ -117,31 +116,45 @@ def test_the_published_network_is_in_the_space():
     assert family_space.cost_model(1000).cost(genotype).params == 7264456
 
 
+def restrict_to_first_level(family_space):
+    return family_space.restrict(family_space.first_level(family_space.space))
+
+
 def test_two_levels():
     """First the heads alone, everything else at the middle of its list; then everything else."""
     family_space = load_space('glit')
-    first = first_level(family_space, Declaration())
+    first = restrict_to_first_level(family_space)
     assert first.space.size() == 4**12
-    for block in first.decode(first.space.sample(Random(0))).blocks:
-        expected = {3: (192, None, None, 4), 0: (None, 31, 2, 4)}
-        expected |= {heads: (64 * heads, 31, 2, 4) for heads in (1, 2)}
-        found = block.qkv_dim, block.kernel_size, block.expansion, block.mlp_ratio
-        assert found == expected[block.global_heads]
-    rng = Random(1)
-    for _ in range(5):
-        values = first.space.values(first.space.sample(rng))
-        second = second_level(family_space, values)
+    for seed in range(5):
+        values = first.space.values(first.space.sample(Random(seed)))
+        arch = first.decode(first.space.genotype(values))
+        for block in arch.blocks:
+            expected = {3: (192, None, None, 4), 0: (None, 31, 2, 4)}
+            expected |= {heads: (64 * heads, 31, 2, 4) for heads in (1, 2)}
+            found = block.qkv_dim, block.kernel_size, block.expansion, block.mlp_ratio
+            assert found == expected[block.global_heads]
+        details = family_space.first_level(family_space.space)
+        heads = {name: value for name, value in values.items() if name not in details}
+        assert list(heads) == [f'block{i}.global_heads' for i in range(1, 13)]
+        second = family_space.restrict(heads)
         assert second.space.size() == 9**12
-        arch = second.decode(second.space.sample(rng))
-        assert [block.global_heads for block in arch.blocks] == [
-            values[f'block{i}.global_heads'] for i in range(1, 13)
-        ]
-        assert family_space.space.genotype(second.space.values(second.space.largest()))
+        assert second.space.genotype(values)
+
+
+def test_the_first_level_of_a_part_of_the_space():
+    """Middles are those of what is left, and choices that are gone need no value."""
+    whole = load_space('glit')
+    part = whole.restrict({'block1.global_heads': 3, 'block2.local.kernel_size': [17, 45]})
+    values = part.first_level(part.space)
+    assert not [name for name in values if name.startswith(('block1.local', 'block1.mixed'))]
+    assert values['block2.local.kernel_size'] == 45
+    assert values['block3.local.kernel_size'] == 31
+    assert restrict_to_first_level(part).space.size() == 4**11
 
 
 def test_values_of_the_first_level_can_be_declared():
     data = {'family': 'glit', 'fixed': {'global.qkv_dim': 96, 'mixed.mlp_ratio': 6, 'local.kernel_size': 45}}
-    first = first_level(load_space(data), Declaration(fixed=data['fixed']))
+    first = restrict_to_first_level(load_space(data))
     assert first.space.size() == 4**12
     values = first.space.values(first.space.genotype(first.space.values(first.space.largest())))
     assert {name.split('.', 1)[1]: value for name, value in values.items()} == {
@@ -249,7 +262,12 @@ def test_longer_kernels_than_tokens_are_the_same_network():
         ({'all_global': {'qkv_dim': ['96']}}, ['space: $.all_global.qkv_dim[0]', "'96'"]),
         ({'mixed': {'expansion': [0.3]}}, ['expansion is 0.3', 'whole number']),
         ({'num_heads': 5}, ['embed_dim = 192 cannot be divided']),
-        ({'fixed': {'global.qkv': 96}}, ["'block1.global.qkv'", "'block1.global.qkv_dim'"]),
+        (
+            {'fixed': {'global.qkv': 96}},
+            ["$.fixed: found 'global.qkv', allowed are global.qkv_dim, global.mlp"],
+        ),
+        ({'fixed': {'global_heads': 3}}, ["$.fixed: found 'global_heads', allowed are global.qkv_dim"]),
+        ({'global_heads': [0, 3], 'fixed': {'mixed.expansion': 1}}, ["found 'mixed.expansion', allowed are"]),
         ({'fixed': {'global.qkv_dim': 100}}, ["'block1.global.qkv_dim'", '100', '96, 192, 384']),
         ({'sharing': 'all'}, ['space: $.sharing', "'all'", "'candidate' or 'entangled'"]),
         ({'embed_dim': 16380, 'depth': 256}, ['weights']),

@@ -1,13 +1,14 @@
 """A sub-network is the zoo's own network on parts of the stored tensors: exactly, and exactly those parts."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from search.evaluate import SupernetEvaluator
+from search.evaluate import SupernetEvaluator, validate
 from search.sharing import Crop, Groups, Lead, Rule, resolve, share
 from search.spaces import load_space
 from search.supernet import Supernet
@@ -164,6 +165,44 @@ def test_evaluator_scores_with_inherited_weights(supernet, family_space):
         assert evaluate['top1'](genotype).score == top1
         assert evaluate['loss'](genotype).score == pytest.approx(-loss, rel=1e-5)
         assert evaluate['loss'](genotype).metrics['top1'] == top1
+
+
+def test_evaluation_copies_only_what_is_not_contiguous(supernet, family_space):
+    arch = family_space.decode(family_space.space.largest())
+    stored = {value.data_ptr() for value in supernet.store.values()}
+    assert all(value.data_ptr() in stored for value in supernet.tensors(arch, contiguous=True).values())
+    assert not any(value.data_ptr() in stored for value in supernet.extract(arch).values())
+    for arch in sample(family_space, 5):
+        for value in supernet.tensors(arch, contiguous=True).values():
+            assert value.is_contiguous()
+            assert not value.requires_grad
+            assert value.data_ptr() % 64 == 0
+
+
+def test_hard_images_come_first_and_decide_early(supernet, family_space):
+    images, labels = torch.randn(64, 3, 32, 48), torch.arange(64) % 5
+    evaluator = SupernetEvaluator(supernet, images, labels, batch_size=4, objective='loss')
+    genotypes = [family_space.space.sample(random.Random(i)) for i in range(3)]
+    with torch.no_grad():
+        losses = torch.stack(
+            [
+                F.cross_entropy(supernet.eval()(family_space.decode(g), images), labels, reduction='none')
+                for g in genotypes
+            ]
+        ).sum(0)
+    assert torch.allclose(losses.sort(descending=True).values, losses[order_of(images, evaluator.images)])
+    score = evaluator(genotypes[0]).score
+    given_up = evaluator(genotypes[0], score / 2)
+    in_file_order = validate(
+        partial(supernet, family_space.decode(genotypes[0])), images, labels, 4, 'loss', needed=score / 2
+    )
+    assert given_up.metrics['images'] <= in_file_order.metrics['images'] < 64
+    assert score <= given_up.score < score / 2
+
+
+def order_of(images, shuffled):
+    """Where each of the shuffled images stood."""
+    return torch.tensor([int((images == image).flatten(1).all(1).nonzero()) for image in shuffled])
 
 
 def test_layouts():

@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from search.config import load_config
 from search.data import Augment, Data, DataConfig, Images, train_batches
-from search.run import Run
+from search.phases import draw_networks
+from search.problem import Problem
+from search.run import Run, Unrecorded
 from search.training import Recipe, autocast, bf16_supported, evaluate, learning_rate, train
 from zoo.entry import Input
 from zoo.errors import ZooError
@@ -114,6 +117,58 @@ def test_equals_a_plain_loop(tmp_path, clip_grad):
     assert (ours.hidden.weight - Net().hidden.weight).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(('opt', 'nesterov'), [('nesterov', True), ('sgd', True), ('momentum', False)])
+def test_sgd_with_and_without_nesterov(tmp_path, opt, nesterov):
+    recipe = RECIPE.model_copy(update={'opt': opt, 'lr': 0.1, 'min_lr': 0.1, 'warmup_epochs': 0})
+    ours, theirs = Net(), Net()
+    for model in (ours, theirs):
+        model.dropout.p = 0.0
+    fit(ours, tmp_path, recipe=recipe)
+    decays = [theirs.hidden.weight, theirs.extra.weight, theirs.head.weight]
+    others = [theirs.hidden.bias, theirs.extra.bias, theirs.head.bias, theirs.table]
+    groups = [{'params': decays, 'weight_decay': 0.05}, {'params': others}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=nesterov)
+    for x, y in train_batches(digits(), 20, 7, 0, 9):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(x), y, label_smoothing=0.1).backward()
+        optimizer.step()
+    assert_same(ours, theirs, exact=False)
+
+
+class Normed(Net):
+    """With statistics, which are averaged as weights are."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64)
+
+    def forward(self, x):
+        return super().forward(self.norm(x.flatten(1))[:, :, None, None])
+
+
+def test_ends_in_the_moving_average(tmp_path):
+    """A step leaves 0.9 of the average and adds 0.1 of the weights; it begins with the initial ones."""
+    seen = []
+
+    def networks(step):
+        seen.append({key: value.double() for key, value in raw.state_dict().items()})
+        return [raw]
+
+    raw, averaged = Normed(), Normed()
+    fit(raw, tmp_path / 'raw', networks)
+    seen.append({key: value.double() for key, value in raw.state_dict().items()})
+    fit(averaged, tmp_path / 'averaged', recipe=RECIPE.model_copy(update={'ema': 0.9}))
+    for key, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            expected = seen[0][key] * 0.9**9
+            for step, weights in enumerate(seen[1:], 1):
+                expected = expected + 0.1 * 0.9 ** (9 - step) * weights[key]
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-7, msg=key)
+            assert not torch.equal(value.double(), seen[-1][key])
+        else:
+            assert value == seen[-1][key]
+
+
 def test_a_tensor_that_no_network_of_a_step_uses_does_not_move(tmp_path):
     seen = []
 
@@ -149,8 +204,8 @@ def whole(tmp_path_factory) -> Net:
     return fit(model, tmp_path_factory.mktemp('whole'), both(model), MIXED, images=augmented())
 
 
-@pytest.mark.parametrize('stop_after', range(1, 9))
-def test_continues_exactly_after_any_step(tmp_path, whole, stop_after):
+def fit_in_two(folder, stop_after, recipe=MIXED) -> Net:
+    """A training that was interrupted after so many steps."""
     saved = []
 
     def fault(point):
@@ -160,10 +215,23 @@ def test_continues_exactly_after_any_step(tmp_path, whole, stop_after):
 
     first, second = Net(), Net()
     with pytest.raises(Stop):
-        fit(first, tmp_path, both(first), MIXED, fault, augmented())
+        fit(first, folder, both(first), recipe, fault, augmented())
     torch.manual_seed(99)
-    fit(second, tmp_path, both(second), MIXED, images=augmented())
-    assert_same(whole, second)
+    return fit(second, folder, both(second), recipe, images=augmented())
+
+
+@pytest.mark.parametrize('stop_after', range(1, 9))
+def test_continues_exactly_after_any_step(tmp_path, whole, stop_after):
+    assert_same(whole, fit_in_two(tmp_path, stop_after))
+
+
+@pytest.mark.parametrize('stop_after', [1, 4, 8])
+def test_the_average_and_repeated_images_continue_exactly(tmp_path, whole, stop_after):
+    recipe = MIXED.model_copy(update={'ema': 0.8, 'repeats': 3, 'opt': 'nesterov', 'cooldown_epochs': 1})
+    model = Net()
+    fit(model, tmp_path / 'whole', both(model), recipe, images=augmented())
+    assert_same(model, fit_in_two(tmp_path / 'parts', stop_after, recipe))
+    assert not torch.equal(model.head.weight, whole.head.weight)
 
 
 def test_does_not_depend_on_the_global_generators_nor_change_them(tmp_path, whole):
@@ -212,6 +280,38 @@ def test_learning_rate():
     rates = [learning_rate(recipe, epoch) for epoch in range(301)]
     assert sorted(rates[:21]) == rates[:21]
     assert sorted(rates[20:], reverse=True) == rates[20:]
+
+
+def test_the_last_epochs_cool_down():
+    recipe = Recipe(epochs=310, cooldown_epochs=10, batch_size=1, lr=1e-3, min_lr=1e-5, warmup_epochs=20)
+    plain = Recipe(epochs=300, batch_size=1, lr=1e-3, min_lr=1e-5, warmup_epochs=20)
+    for epoch in (0.5, 20, 160, 299, 300):
+        assert learning_rate(recipe, epoch) == learning_rate(plain, epoch)
+    assert {learning_rate(recipe, epoch) for epoch in (300, 301.5, 310)} == {1e-5}
+
+
+def test_dropout_reaches_networks_and_sub_networks():
+    """The supernet's sub-network drops what the zoo's own network with its weights drops."""
+    overrides = ('supernet.recipe.drop_rate=0.5', 'supernet.recipe.drop_path_rate=0')
+    problem = Problem(load_config(Path(__file__).with_name('tiny.yaml'), overrides))
+    supernet = problem.make_supernet().train()
+    arch = problem.space.decode(problem.space.space.largest())
+    model = problem.build(arch, drop_rate=0.5, drop_path_rate=0.0).train()
+    model.load_state_dict(supernet.extract(arch))
+    x = digits_of(problem)
+    torch.manual_seed(3)
+    expected = model(x)
+    torch.manual_seed(3)
+    assert torch.equal(draw_networks(problem, supernet, 0)[0](x), expected)
+    assert not torch.allclose(supernet(arch, x), expected)
+
+    recipe = Recipe(epochs=1, batch_size=1071, lr=0.1, drop_rate=0.5)
+    trained = problem.train_alone(arch, recipe, 'alone', '', Unrecorded())
+    assert {module.p for module in trained.head.modules() if isinstance(module, nn.Dropout)} == {0.5}
+
+
+def digits_of(problem: Problem) -> torch.Tensor:
+    return torch.stack([problem.data.images('train')[0, i][0] for i in range(8)])
 
 
 def test_bf16_is_used_where_the_processor_multiplies_it():
