@@ -305,6 +305,7 @@ def describe(value: Any) -> list[str]:
     """An architecture as lines: plain values of a part on one, its parts indented below, numbered from 1."""
     if not isinstance(value, dict):
         return [_words(value)]
+    value = {key: item for key, item in value.items() if item is not None}
     plain = [key for key, item in value.items() if not _has_parts(item)]
     lines = [', '.join(f'{key} {_words(value[key])}' for key in plain)] if plain else []
     for key in [key for key in value if key not in plain]:

@@ -111,8 +111,8 @@ def entry_bytes(
         'sha256': hashlib.sha256(weights).hexdigest(),
         'data': f'{data_name}: {sizes["train"]} images of its train split',
         'metrics': metrics,
-        'note': f'{HOW[config.weights]} Accuracies in per cent, float32, on {sizes["val"]} images that chose '
-        f'the architecture (val) and {sizes["test"]} that were read only after that (test).',
+        'note': f'{HOW[config.weights]} Accuracies in per cent, float32, on {sizes["val"]} images held '
+        f'out to choose by (val) and {sizes["test"]} that were read only after all choices (test).',
     }
     decisive = config.decisive()
     provenance = {

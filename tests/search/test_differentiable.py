@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from interruptions import Recorder, Stop, read_all, read_log
 from torch import nn
 
 from search import relaxation as relaxation_module
@@ -62,23 +61,6 @@ SPACES: dict[str, dict[str, Any]] = {
     'deep, wide': {'stages': [*SHORT, *SHORT[:3]], 'channels': 32},
     'stem': {'stages': SHORT, 'stem': 'conv'},
 }
-
-
-class Stop(Exception):
-    """What a test raises in place of an interruption."""
-
-
-class Recorder:
-    """Notes every point that a run passes, and raises at one of them."""
-
-    def __init__(self, stop_at: int | None = None):
-        self.points: list[str] = []
-        self.stop_at = stop_at
-
-    def __call__(self, point: str) -> None:
-        self.points.append(point)
-        if len(self.points) - 1 == self.stop_at:
-            raise Stop
 
 
 def tiny(*overrides: str) -> Any:
@@ -470,17 +452,6 @@ def whole(tmp_path_factory) -> tuple[Path, list[str]]:
     return folder, recorder.points
 
 
-def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file that a run leaves, but for its log, its state and TensorBoard's."""
-    files = [*folder.rglob('*.json'), *folder.rglob('*.safetensors')]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def read_log(folder: Path) -> list[dict]:
-    events = [json.loads(line) for line in (folder / 'events.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key != 'time'} for event in events]
-
-
 class TestRun:
     def test_every_phase_has_points(self, whole):
         for seed in (1, 2):
@@ -722,20 +693,3 @@ class TestConfigs:
     def test_digits_can_start(self):
         config = load_config(config_path('search/carnet_digits.yaml'))
         assert Relaxation(Problem(config)).space.space.size() == 3**5
-
-
-@pytest.mark.slow
-def test_digits_whole_with_a_kill(tmp_path):
-    command = [sys.executable, '-m', 'search', 'run', str(config_path('search/carnet_digits.yaml')), '--out']
-    environment = os.environ | {'OMP_NUM_THREADS': '1'}
-    subprocess.run([*command, str(tmp_path / 'whole')], check=True, capture_output=True, env=environment)
-    killed = [*command, str(tmp_path / 'killed'), 'checkpoint_seconds=1']
-    (tmp_path / 'killed').mkdir()
-    kill_and_continue(killed, tmp_path / 'killed', 'seed1/target', 20)
-    one, two = read_all(tmp_path / 'whole'), read_all(tmp_path / 'killed')
-    assert one == two
-    entry = read_entry(tmp_path / 'whole/carnet_digits.json')
-    weights = tmp_path / 'whole/carnet_digits.safetensors'
-    assert weights.stat().st_size <= 300_000
-    assert entry.weights['digits'].metrics['test_top1'] >= 97
-    assert sum(x.numel() for x in load_file(weights).values()) >= entry.measured.params

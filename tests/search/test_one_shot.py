@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from interruptions import Recorder, Stop, read_all, read_log
 from PIL import Image
 from safetensors import safe_open
 from sklearn import datasets
@@ -34,36 +35,8 @@ TINY = Path(__file__).with_name('tiny.yaml')
 EMITTED = ('tiny.json', 'tiny.safetensors')
 
 
-class Stop(Exception):
-    """What a test raises in place of an interruption."""
-
-
 def tiny(*overrides: str) -> RunConfig:
     return load_config(TINY, overrides)
-
-
-def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file that a run leaves, but for its log, its state and TensorBoard's."""
-    files = [*folder.glob('*.json'), *folder.glob('*.safetensors'), *folder.glob('comparison/*.json')]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def read_log(folder: Path) -> list[dict]:
-    events = [json.loads(line) for line in (folder / 'events.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key != 'time'} for event in events]
-
-
-class Recorder:
-    """Notes every point that a run passes, and raises at one of them."""
-
-    def __init__(self, stop_at: int | None = None):
-        self.points: list[str] = []
-        self.stop_at = stop_at
-
-    def __call__(self, point: str) -> None:
-        self.points.append(point)
-        if len(self.points) - 1 == self.stop_at:
-            raise Stop
 
 
 @pytest.fixture(scope='module')

@@ -3,16 +3,13 @@
 import itertools
 import json
 import math
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from interruptions import Recorder, Stop, kill, read_all, read_log
 from safetensors.torch import load_file
 
 import zoo
@@ -35,42 +32,14 @@ TINY = Path(__file__).with_name('tiny_uninet.yaml')
 FAMILY = 'tiny_uninet_b1', 'tiny_uninet_b2'
 
 
-class Stop(Exception):
-    """What a test raises in place of an interruption."""
-
-
 def tiny(*overrides: str) -> ProxyConfig:
     config = load_config(TINY, overrides)
     assert isinstance(config, ProxyConfig)
     return config
 
 
-def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file that a run leaves, but for its log, its state and TensorBoard's."""
-    files = [*folder.rglob('*.json'), *folder.rglob('*.safetensors')]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def read_log(folder: Path) -> list[dict]:
-    events = [json.loads(line) for line in (folder / 'events.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key != 'time'} for event in events]
-
-
 def read_candidates(folder: Path) -> list[dict]:
     return json.loads((folder / 'search.json').read_text())['candidates']
-
-
-class Recorder:
-    """Notes every point that a run passes, and raises at one of them."""
-
-    def __init__(self, stop_at: int | None = None):
-        self.points: list[str] = []
-        self.stop_at = stop_at
-
-    def __call__(self, point: str) -> None:
-        self.points.append(point)
-        if len(self.points) - 1 == self.stop_at:
-            raise Stop
 
 
 @pytest.fixture(scope='module')
@@ -317,19 +286,6 @@ class TestInterruption:
         assert read_log(tmp_path) == read_log(whole[0])
 
 
-def kill(command: list[str], folder: Path, phase: str) -> None:
-    """Starts a run and kills it with its children's parent gone, in the middle of a phase."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while f'"phase": "{phase}"' not in (
-        (folder / 'events.jsonl').read_text() if (folder / 'events.jsonl').exists() else ''
-    ):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-
-
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
@@ -443,21 +399,3 @@ class TestConfigs:
         assert size == expected.input.size
         assert found.stages[1:] == expected.arch.stages[1:]
         assert (found.stages[0].repeats, expected.arch.stages[0].repeats) == (3, 4)  # no multiple of B0's
-
-
-@pytest.mark.slow
-def test_digits_killed_and_continued(tmp_path):
-    """The bundled config as a user runs it, uninterrupted, and killed in each of its phases."""
-    bundled, environment = config_path('search/uninet_digits.yaml'), os.environ | {'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, '-m', 'search', 'run', str(bundled), '--out']
-    subprocess.run([*command, str(tmp_path / 'whole')], check=True, capture_output=True, env=environment)
-    broken = tmp_path / 'broken'
-    for phase in ('search', 'top2'):
-        kill([*command, str(broken), 'checkpoint_seconds=0'], broken, phase)
-    subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
-    assert read_all(broken) == read_all(tmp_path / 'whole')
-    assert read_log(broken) == read_log(tmp_path / 'whole')
-    entry = read_entry(broken / 'uninet_digits.json')
-    assert entry.weights['digits'].metrics['test_top1'] >= 97
-    assert (broken / 'uninet_digits.safetensors').stat().st_size <= 300_000
-    assert len(list((broken / 'family').glob('*.json'))) == 2

@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from search.run import Interrupted, Run
+from search.section import Section
 from zoo.errors import ZooError
 
 CONFIG = {'seed': 1, 'supernet': {'epochs': 3, 'lr': 0.1}}
@@ -227,3 +228,45 @@ def test_checkpoints_are_due_after_their_interval(tmp_path, monkeypatch):
         assert run.due()
         run.save('a', 1)
         assert not run.due()
+
+
+class TestSections:
+    def test_phases_files_states_and_events_are_apart(self, tmp_path):
+        with open_run(tmp_path) as run:
+            parts = [Section(run, 'a'), Section(Section(run, 'a'), 'b'), Section(run, 'c')]
+            for number, part in enumerate(parts):
+                data = part.phase('p', 'p.json', lambda number=number: str(number).encode())
+                assert data == str(number).encode() == (part.folder / 'p.json').read_bytes()
+            parts[1].save('q', 5)
+            parts[2].log('q', 1, loss=2.0)
+        with open_run(tmp_path) as run:
+            again = [Section(run, 'a'), Section(Section(run, 'a'), 'b'), Section(run, 'c')]
+            assert [part.load('q') for part in again] == [None, 5, None]
+            assert [part.phase('p', 'p.json', lambda: b'new') for part in again] == [b'0', b'1', b'2']
+        assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*.json')) == [
+            'a/b/p.json',
+            'a/p.json',
+            'c/p.json',
+            'config.json',
+        ]
+
+    def test_a_deleted_checkpoint_does_not_lose_what_a_section_has_done(self, tmp_path):
+        with open_run(tmp_path) as run:
+            Section(run, 'level1').phase('supernet', 'supernet.safetensors', lambda: b'tensors')
+        (tmp_path / 'checkpoint.pt').unlink()
+        with pytest.raises(ZooError, match=r'checkpoint.pt: is missing'):
+            open_run(tmp_path)
+        assert (tmp_path / 'level1/supernet.safetensors').read_bytes() == b'tensors'
+
+    def test_a_stop_is_seen_and_said(self, tmp_path, capsys):
+        with open_run(tmp_path, checkpoint_seconds=1e9, quiet=False) as run:
+            part = Section(run, 'level2')
+            assert not part.due()
+            signal.raise_signal(signal.SIGINT)
+            assert part.stop_asked
+            assert part.due()
+            with part.progress('training', 3) as progress:
+                progress.update('loss 1')
+            with pytest.raises(Interrupted):
+                part.save('training', {'step': 1})
+        assert 'level2: training' in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from search.cli import describe
 from search.config import OneShotConfig, load_config
 from search.methods import METHODS
 from search.problem import Problem
@@ -16,7 +17,7 @@ from search.run import Interrupted
 from search.yamlfile import parse_yaml
 from zoo.console import main
 from zoo.errors import ZooError
-from zoo.registry import config_path
+from zoo.registry import config_path, load_entry
 
 TINY = Path(__file__).with_name('tiny.yaml')
 MINIMAL = ['search.evaluations=3', 'supernet.recipe.epochs=1', 'retrain.epochs=1', 'compare=null']
@@ -199,3 +200,19 @@ def test_ctrl_c(tmp_path):
     assert 'Traceback' not in error
     assert 'Stopping after the next checkpoint' in error
     assert f'the same command continues: searchzoo search run {TINY} --out {tmp_path}' in error
+
+
+@pytest.mark.parametrize(
+    ('name', 'lines'),
+    [
+        ('trionet_a', ['stage 1:', '  block 1: operator conv, expansion 0.25, kernel_size 3']),
+        ('carnet_c80', ['channels 80', 'operator 1: local_k3_h8 local_k3_h8 local_k3_h8']),
+        ('s3_tiny', ['stage 1: embed_dim 96', '  block 1: num_heads 3, window_size 7, mlp_ratio 4.0']),
+        ('uninet_b0', ['stage 1: operator dwconv, expansion 1.0, channels 24, repeats 1']),
+        ('glit_tiny', ['block 1: global_heads 3, local_heads 0, qkv_dim 96, mlp_ratio 4.0']),
+    ],
+)
+def test_architectures_are_described(name, lines):
+    described = describe(load_entry(name).arch.model_dump(mode='json'))
+    start = described.index(lines[0])
+    assert described[start : start + len(lines)] == lines

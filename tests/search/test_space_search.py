@@ -12,6 +12,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from interruptions import Recorder, Stop, read_all, read_log
 
 from search import subspaces
 from search.config import SpaceSearchConfig, load_config
@@ -377,34 +378,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(overrides, messa
 # ---- whole runs
 
 
-class Stop(Exception):
-    """What a test raises in place of an interruption."""
-
-
-class Recorder:
-    """Notes every point that a run passes, and raises at one of them."""
-
-    def __init__(self, stop_at: int | None = None):
-        self.points: list[str] = []
-        self.stop_at = stop_at
-
-    def __call__(self, point: str) -> None:
-        self.points.append(point)
-        if len(self.points) - 1 == self.stop_at:
-            raise Stop
-
-
-def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file that a run leaves, but for its log, its state and TensorBoard's."""
-    files = [*folder.rglob('*.json'), *folder.rglob('*.safetensors')]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def read_log(folder: Path) -> list[dict]:
-    events = [json.loads(text) for text in (folder / 'events.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key != 'time'} for event in events]
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory) -> tuple[Path, list[str]]:
     """An uninterrupted run and the points that it passed."""
@@ -589,14 +562,3 @@ def test_configs_of_the_paper():
     assert (config.evolve.iterations, config.evolve.tau, config.evolve.top_share) == (3, 0.4, 0.05)
     assert config.evolve.steps == Evolution(architectures=2).steps
     assert config.space == 's3'
-
-
-@pytest.mark.slow
-def test_digits_whole_killed_and_resumed(tmp_path):
-    one, other = tmp_path / 'one', tmp_path / 'other'
-    command = [sys.executable, '-m', 'search', 'run', 'search/s3_digits.yaml', '--out']
-    subprocess.run([*command, str(one)], check=True, capture_output=True)
-    kill_and_resume(['search/s3_digits.yaml', 'checkpoint_seconds=1'], other, 'iteration1/errors')
-    assert read_all(other) == read_all(one)
-    assert (one / 's3_digits.safetensors').stat().st_size <= 300_000
-    assert read_entry(one / 's3_digits.json').weights['digits'].metrics['test_top1'] >= 97

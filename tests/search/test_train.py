@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from interruptions import read_log
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn import datasets
@@ -96,11 +97,6 @@ def train(given: Path, folder: Path, *overrides: str, fault=None) -> Path:
 
 def read_all(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob('little*')}
-
-
-def read_log(folder: Path) -> list[dict]:
-    events = [json.loads(line) for line in (folder / 'events.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key != 'time'} for event in events]
 
 
 @pytest.fixture(scope='module')

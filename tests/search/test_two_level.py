@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from interruptions import Recorder, Stop, read_all, read_log
 
 import zoo
 from search import data as search_data
@@ -21,7 +22,6 @@ from search.problem import Problem
 from zoo.entry import read_entry
 from zoo.errors import ZooError
 from zoo.models.glit import GLiT
-from zoo.registry import config_path
 
 TINY = Path(__file__).with_name('tiny_glit.yaml')
 S3 = Path(__file__).with_name('tiny.yaml')
@@ -31,42 +31,14 @@ FIXED = {'global.qkv_dim': 12, 'global.mlp_ratio': 2, 'local.kernel_size': 5, 'l
 FIXED |= {'local.mlp_ratio': 2, 'mixed.kernel_size': 5, 'mixed.expansion': 1, 'mixed.mlp_ratio': 2}
 
 
-class Stop(Exception):
-    """What a test raises in place of an interruption."""
-
-
 def tiny(*overrides: str) -> TwoLevelConfig:
     config = load_config(TINY, overrides)
     assert isinstance(config, TwoLevelConfig)
     return config
 
 
-def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file that a run leaves, but for its log, its state and TensorBoard's."""
-    files = [*folder.rglob('*.json'), *folder.rglob('*.safetensors')]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def read_log(folder: Path) -> list[dict]:
-    events = [json.loads(line) for line in (folder / 'events.jsonl').read_text().splitlines()]
-    return [{key: value for key, value in event.items() if key != 'time'} for event in events]
-
-
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-class Recorder:
-    """Notes every point that a run passes, and raises at one of them."""
-
-    def __init__(self, stop_at: int | None = None):
-        self.points: list[str] = []
-        self.stop_at = stop_at
-
-    def __call__(self, point: str) -> None:
-        self.points.append(point)
-        if len(self.points) - 1 == self.stop_at:
-            raise Stop
 
 
 @pytest.fixture(scope='module')
@@ -155,19 +127,6 @@ def test_kill_9(whole, tmp_path):
     kill_and_resume(TINY, tmp_path, 'level2/search', 0)
     assert read_all(tmp_path) == read_all(whole[0])
     assert read_log(tmp_path) == read_log(whole[0])
-
-
-@pytest.mark.slow
-def test_digits_whole_with_kill_9(tmp_path):
-    config = config_path('search/glit_digits.yaml')
-    kill_and_resume(config, tmp_path / 'killed', 'level2/supernet', 1)
-    command = [sys.executable, '-m', 'search', 'run', str(config), '--out', str(tmp_path / 'whole')]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert 'Found glit_digits, a network of family glit' in printed
-    assert read_all(tmp_path / 'killed') == read_all(tmp_path / 'whole')
-    entry = read_entry(tmp_path / 'whole/glit_digits.json')
-    assert (tmp_path / 'whole/glit_digits.safetensors').stat().st_size <= 300_000
-    assert entry.weights['digits'].metrics['test_top1'] >= 97
 
 
 class TestLevels:

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import worker_evaluators
 
 from search import candidates as search_candidates
 from search.candidates import find_best
@@ -18,10 +18,6 @@ from search.problem import Problem
 from search.run import Interrupted, Run
 from search.workers import Outcome, Task, Workers, WorkersConfig
 from zoo.errors import ZooError
-
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes inherit it
-
-import worker_evaluators
 
 TINY = Path(__file__).with_name('tiny.yaml')
 GENOTYPES = [(a, b) for a in range(4) for b in range(3)]
