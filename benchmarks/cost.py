@@ -69,7 +69,8 @@ def main() -> None:
 
     def build_and_count(genotype: Genotype) -> Cost:
         family = FAMILIES[family_space.family]
-        network = family.build(family_space.decode(genotype), family_space.family, device='meta')
+        arch, img_size = family_space.decode(genotype), input_size[1:]
+        network = family.build(arch, family_space.family, img_size=img_size, device='meta')
         counted = profile(network, input_size)
         return Cost(counted.params, counted.macs)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 from search.config import load_config
 from search.data import Data, train_batches
 from search.distributed import agree, average_gradients, world
-from search.methods import one_shot
+from search.methods import METHODS, one_shot
 from search.phases import draw_networks
 from search.problem import Problem
 from search.run import Unrecorded
+from zoo.entry import read_entry
 
 TINY = Path(__file__).with_name('tiny.yaml')
 TRIONET = TINY.with_name('tiny_trionet.yaml')
@@ -95,3 +97,20 @@ def test_networks_with_batch_norm_train_as_one_process_that_accumulates_two_halv
     assert two.keys() == supernet.store.keys()
     for key, value in supernet.store.items():
         torch.testing.assert_close(two[key], value.detach(), rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['glit', 's3_space', 'carnet', 'uninet'])
+def test_every_method_runs_in_two_processes(name, tmp_path):
+    """And logs as many candidates and steps, of which one process alone keeps the books."""
+    config = TINY.with_name(f'tiny_{name}.yaml')
+    launch(tmp_path / 'two', config=config)
+    settings = load_config(config)
+    METHODS[settings.method](settings, tmp_path / 'one', quiet=True)
+    logs = [(tmp_path / number / 'events.jsonl').read_text().splitlines() for number in ('one', 'two')]
+    counts = [Counter(json.loads(line)['phase'] for line in log) for log in logs]
+    assert {phase: counts[0][phase] for phase in counts[0] if 'errors' not in phase} == {
+        phase: counts[1][phase] for phase in counts[1] if 'errors' not in phase
+    }  # the second iteration's space, and with it how many networks are different, rests on last digits
+    entries = [read_entry(tmp_path / number / f'{settings.name}.json') for number in ('one', 'two')]
+    assert entries[0].provenance.cost.keys() == entries[1].provenance.cost.keys()
