@@ -1,10 +1,10 @@
 """Context auto-regression: learning to paint what is missing of an image from the rest of it
 (Zhou et al., arXiv 2111.07139, Sec. III-C and Fig. 3).
 
-The paper gives the masks ("several smaller, possibly overlapping, random masks ... that cover up to 1/4 of
-the image"), the loss (L1, on the missing content) and that "a series of up-sampling layers" makes the image
-from the encoder's features; the rest is ours. Masks are squares of equal size, missing pixels have the value
-0, the mean of the data, and each up-sampling layer doubles the map and halves the channels.
+The paper says that there are several small masks, drawn at random, which may overlap and leave out a quarter
+of the image at the most; that the loss is L1, on the missing content; and that up-sampling layers make the
+image from the encoder's features. The rest is ours. Masks are squares of equal size, missing pixels have the
+value 0, the mean of the data, and each up-sampling layer doubles the map and halves the channels.
 """
 
 import math

@@ -97,8 +97,8 @@ def mixed_layers(model: nn.Module) -> dict[str, MixedLayer]:
 def find_leaders(space: FamilySpace) -> dict[str, str]:
     """Which layer every layer is tied to without stage-wise diversity (paper, Sec. IV-G1, 'without SSS').
 
-    "The architectures of stages 1, 3, and 5 are identical as are the architectures of stages 2 and 4": those
-    of stride 1, and those of stride 2.
+    Stages 1, 3 and 5 have the same operators, which are the stages of stride 1, and so have stages 2 and 4,
+    those of stride 2.
 
     Args:
         space: Of family carnet.

@@ -91,7 +91,10 @@ class Problem(Task):
     @cached_property
     def space(self) -> FamilySpace:
         whole = load_space(self.config.space, self.config.input.size)  # type: ignore[arg-type]
-        return whole.restrict(self.config.restrict) if self.config.restrict else whole
+        try:
+            return whole.restrict(self.config.restrict) if self.config.restrict else whole
+        except ZooError as error:
+            raise ZooError(f'restrict: {error}') from None
 
     @cached_property
     def cost_model(self) -> CostModel:

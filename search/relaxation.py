@@ -38,8 +38,8 @@ from zoo.models import FAMILIES
 __all__ = ['Relaxation']
 
 INITIAL_SPREAD = 1e-3
-"""Standard deviation of the architecture parameters that are "initialized randomly" (Sec. IV-G2): that of
-DARTS' code, as the paper gives none."""
+"""Standard deviation of the architecture parameters where they begin at random (Sec. IV-G2): that of DARTS'
+code, as the paper gives none."""
 
 
 class Relaxation:

@@ -1,8 +1,8 @@
 """Compound scaling: depth, width and resolution of a network grow together (EfficientNet, arXiv 1905.11946,
 Sec. 3.3).
 
-UniNet makes its family B1, B2, ... of the searched B0 in this way, "an exception is that we increase image
-resolution more slowly" (arXiv 2110.04035v1, Sec. 5.1); it gives no factors.
+UniNet makes its family B1, B2, ... of the searched B0 in this way, but for the resolution, which grows more
+slowly (arXiv 2110.04035v1, Sec. 5.1); it gives no factors.
 """
 
 import math

@@ -2,10 +2,10 @@
 
 UniNet (Liu et al., arXiv 2110.04035v1), Sec. 3.5, "Search algorithm", and Sec. 4: a recurrent controller,
 trained by PPO, proposes architectures; each is trained for 5 epochs (the proxy task) and rewarded for its
-accuracy and its cost (:class:`search.reward.Reward`); "the top-k architectures with the highest reward will
-be trained with full setting, and the top-performing one will be kept for model scaling", which is Sec. 5.1's
-compound scaling (:mod:`search.scaling`). Any strategy can stand in the controller's place. Performance, in
-the end, is accuracy on val: the reward has chosen the k, the cost decides nothing any more.
+accuracy and its cost (:class:`search.reward.Reward`); the k that earn most are trained fully, and of these
+the one that performs best is scaled to a family, by Sec. 5.1's compound scaling (:mod:`search.scaling`).
+Any strategy can stand in the controller's place. What performs best is what is most accurate on val: the
+reward has chosen the k, the cost decides nothing any more.
 """
 
 from collections.abc import Callable

@@ -192,3 +192,15 @@ def test_the_best_of_several_retrained_is_kept(tmp_path):
     assert (
         json.loads((tmp_path / 'tiny_trionet.json').read_text())['provenance']['cost']['retrain_steps'] == 27
     )
+
+
+@pytest.mark.parametrize(
+    ('restrict', 'message'),
+    [
+        ('{stage9.depth: [1]}', "^restrict: Space 'trionet': found choice 'stage9.depth'"),
+        ('{stage1.block1.operator: [dense]}', "^restrict: Choice 'stage1.block1.operator': found 'dense'"),
+    ],
+)
+def test_a_restriction_that_cannot_be_is_named(restrict, message):
+    with pytest.raises(ZooError, match=message):
+        Problem(load_config(TINY, [f'restrict={restrict}']))
