@@ -46,8 +46,9 @@ class Problem(Task):
             self.make_strategy()
         self.data.images('val')
         for recipe in self.recipes():
-            images = self.data.images('train', recipe.augment, 0)
-            train_batches(images, recipe.batch_size, 0, 0, 0)
+            self.train_images(recipe, 0)
+        if self.has_supernet:
+            self.train_images(self.supernet_config.recipe, 0, self.supernet_config.images)
 
     def recipes(self) -> list[Recipe]:
         """All trainings of the run."""

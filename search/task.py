@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from search.config import TaskConfig
-from search.data import Data, DataConfig
+from search.data import Data, DataConfig, Images, train_batches
 from search.run import Run, Unrecorded
 from search.section import Section
 from search.seeding import derive_seed, forked_rng
@@ -63,6 +63,19 @@ class Task(ABC):
         count = len(self.data.images('train'))
         return recipe.epochs * (min(count, limit or count) // recipe.batch_size)
 
+    def train_images(self, recipe: Recipe, seed: int, limit: int | None = None) -> Images:
+        """The train split as a recipe changes it at random, or so many of its images (see :meth:`train`).
+
+        Raises:
+            ZooError: They are too few for a batch.
+        """
+        images = self.data.images('train', recipe.augment, seed)
+        if limit is not None and limit < len(images):
+            rng = random.Random(derive_seed(self.config.seed, 'limit', limit))
+            images.indices = sorted(rng.sample(list(images.indices), limit))
+        train_batches(images, recipe.batch_size, 0, 0, 0)
+        return images
+
     def train(
         self,
         model: nn.Module,
@@ -80,14 +93,10 @@ class Task(ABC):
             limit: So many images, drawn once for all trainings with this limit; None for all.
         """
         seed = derive_seed(self.config.seed, phase)
-        images = self.data.images('train', recipe.augment, seed)
-        if limit is not None and limit < len(images):
-            rng = random.Random(derive_seed(self.config.seed, 'limit', limit))
-            images.indices = sorted(rng.sample(list(images.indices), limit))
         train(
             model,
             networks,
-            images,
+            self.train_images(recipe, seed, limit),
             recipe,
             num_classes=self.data.num_classes,
             phase=phase,

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from search.config import TaskConfig, check_config, read_config
-from search.data import Role, train_batches
+from search.data import Role
 from search.emit import measure, tag_of, weights_bytes
 from search.problem import check_name, versions
 from search.run import Run
@@ -84,7 +84,7 @@ class Training(Task):
                 f'name: found {self.name!r}, which is the name of another architecture; choose another one.'
             )
         recipe = self.config.recipe
-        train_batches(self.data.images('train', recipe.augment, 0), recipe.batch_size, 0, 0, 0)
+        self.train_images(recipe, 0)
         for role in self.roles:
             self.data.images(role)
         self.measured  # noqa: B018

@@ -204,3 +204,8 @@ def test_the_best_of_several_retrained_is_kept(tmp_path):
 def test_a_restriction_that_cannot_be_is_named(restrict, message):
     with pytest.raises(ZooError, match=message):
         Problem(load_config(TINY, [f'restrict={restrict}']))
+
+
+def test_fewer_images_than_a_batch_are_refused_at_once():
+    with pytest.raises(ZooError, match='found 256, at most the 50 training images'):
+        Problem(load_config(TINY, ['supernet.images=50']))
