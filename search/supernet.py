@@ -120,6 +120,7 @@ class Supernet(nn.Module):
                 part = subnet.parts[name]
                 if _write(store[part.stored], part, value.detach()):
                     written.add(part.stored)
+            del network, value  # before the next one is built
         if missing := sorted(store.keys() - written):
             raise ValueError(f'no covering architecture has {missing[0]} at its largest')
         for stored, initial in store.items():
