@@ -174,7 +174,7 @@ class _Planner:
             label = 'search: ' + name.replace('_', '-')
             steps = relaxation.num_steps(phase)
             seconds = self.times.training(label, phase.recipe, [run])
-            self.plan.phases.append(Phase(label, seeds * steps, 'double steps', seconds))
+            self.plan.phases.append(Phase(label, seeds * steps, 'steps', seconds))
             self._log_training(name, steps, seeds)
         self._retrain('retrain', seeds)
 

@@ -170,7 +170,10 @@ class Rehearsal(Problem):
     fake: Fake | None = field(default=None)
 
     def open_data(self, config: DataConfig, image: Input) -> Data:
-        return super().open_data(config, image) if self.fake is None else FakeData(config, image, self.fake)
+        """Noise stands in for the data of the result alone."""
+        if self.fake is None or config != self.config.data:
+            return super().open_data(config, image)
+        return FakeData(config, image, self.fake)
 
     @cached_property
     def supernet(self) -> Supernet:

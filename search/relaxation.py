@@ -189,7 +189,11 @@ class Relaxation:
             phase: Whose images.
             seed: Of the augmentation.
         """
-        images = self.data(phase).images('train', phase.recipe.augment, seed)
+        try:
+            images = self.data(phase).images('train', phase.recipe.augment, seed)
+        except ZooError as error:
+            name = next(name for name, other in self.phases().items() if other.data == phase.data)
+            raise ZooError(f'search.{name}.{error}') from None
         count = phase.classes if isinstance(phase, SelfSupervisedConfig) else None
         if count is not None:
             labels = read_labels(images.source)

@@ -349,8 +349,11 @@ class TestMethods:
     """Units are those of a run (see each method's tests for its phases)."""
 
     def plan(self, name: str, *overrides: str) -> dict[str, int]:
-        config = load_config(TINY.with_name(f'{name}.yaml'), overrides)
-        return check(make_plan(config, seconds=0.1))
+        plan = make_plan(load_config(TINY.with_name(f'{name}.yaml'), overrides), seconds=0.1)
+        lines = describe_plan(plan)
+        for phase in plan.phases:
+            assert any(line.strip().startswith(phase.name) for line in lines)
+        return check(plan)
 
     def count(self, name: str, folder: Path, *overrides: str) -> Counter:
         points: Counter = Counter()
@@ -400,3 +403,10 @@ class TestMethods:
             n for point, n in points.items() if point.startswith('top') and point.endswith(': step')
         )
         assert sum(n for key, n in units.items() if key.startswith('weights: retrain')) == trained > 0
+
+    def test_noise_stands_in_for_the_data_of_the_result_alone(self):
+        config = load_config(
+            TINY.with_name('tiny_carnet.yaml'), ['search.self_supervised.data={name: folder}']
+        )
+        with pytest.raises(ZooError, match=r'^search\.self_supervised\.data\.root: found nothing'):
+            make_plan(config, fake=FAKE)
