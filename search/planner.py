@@ -165,6 +165,7 @@ class _Planner:
         """Both phases of a differentiable search, and the training of each result."""
         relaxation, seeds = Relaxation(self.problem), config.search.seeds
         for name, phase in relaxation.phases().items():
+            check_share(phase.recipe, self.plan.devices)
 
             def run(watch: Stopwatch, phase: TargetConfig = phase) -> None:
                 update = {'batch_size': watch.batch_size, 'epochs': phase.recipe.epochs + WARM_UP + UNITS}

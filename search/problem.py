@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from search.budget import BudgetSampler, Limits
-from search.config import DifferentiableConfig, OneShotConfig, RunConfig, SearchConfig, SupernetConfig
+from search.config import OneShotConfig, RunConfig, SearchConfig, SupernetConfig
 from search.cost import Cost, CostModel
 from search.data import train_batches
 from search.distributed import world
@@ -51,7 +51,7 @@ class Problem(Task):
             self.train_images(self.supernet_config.recipe, 0, self.supernet_config.images)
 
     def recipes(self) -> list[Recipe]:
-        """All trainings of the run."""
+        """All trainings on the data of the run; phases of a differentiable search may have others."""
         config = self.config
         found = [config.retrain] if config.retrain else []
         if isinstance(config, OneShotConfig):
@@ -59,9 +59,6 @@ class Problem(Task):
                 found.append(config.supernet.recipe)
             if config.search.evaluator.kind == 'proxy':
                 found.append(config.search.evaluator.recipe)
-        if isinstance(config, DifferentiableConfig):
-            phases = config.search.self_supervised, config.search.target
-            found += [phase.recipe for phase in phases if phase is not None]
         return found
 
     @property
