@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -16,9 +17,9 @@ from zoo import registry
 from zoo.models import FAMILIES
 
 
-@pytest.fixture(autouse=True)
-def _clean_registry() -> Iterator[None]:
-    """Undoes every registration of a test, in timm's tables as well."""
+@contextmanager
+def clean_registry() -> Iterator[None]:
+    """Undoes every registration that is made within, in timm's tables as well."""
     before = set(registry._ENTRYPOINTS)
     yield
     for name in set(registry._ENTRYPOINTS) - before:
@@ -28,6 +29,19 @@ def _clean_registry() -> Iterator[None]:
         del module.default_cfgs[name]
         _registry._clear_model_entries(name)
         del _registry._model_entrypoints[name]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _clean_registry_of_module() -> Iterator[None]:
+    """Of fixtures that whole modules share."""
+    with clean_registry():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _clean_registry() -> Iterator[None]:
+    with clean_registry():
+        yield
 
 
 VALUES = st.lists(st.integers(1, 9) | st.sampled_from([0.5, 2.5]), min_size=1, max_size=3, unique=True).map(
