@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from search.supernet import Supernet
 from search.table import TableEvaluator
 from search.training import autocast, device
 from search.workers import Outcome, Task, Workers
+from zoo.arch import Arch
 from zoo.errors import ZooError
 from zoo.jsonfile import format_json
+from zoo.models import FAMILIES
 from zoo.profile import profile
 
 __all__ = ['calibration', 'find_best', 'load_supernet', 'open_workers', 'search']
@@ -136,8 +138,15 @@ def find_cost(problem: Problem, genotype: Genotype, reward: Reward) -> int:
     """What a candidate costs, in the reward's unit."""
     if reward.cost == 'macs':
         return problem.cost(genotype).macs
-    model = problem.build(problem.space.decode(genotype), device='meta')
-    return profile(model, problem.config.input.size).fvcore
+    space = problem.space
+    return _count_fvcore(space.family, space.decode(genotype), space.input_size, problem.data.num_classes)
+
+
+@lru_cache(maxsize=1024)  # asked when a candidate is handed out, and again when it has been scored
+def _count_fvcore(family: str, arch: Arch, input_size: tuple[int, int, int], num_classes: int) -> int:
+    in_chans, *img_size = input_size
+    args = dict(in_chans=in_chans, img_size=tuple(img_size), num_classes=num_classes)
+    return profile(FAMILIES[family].build(arch, family, device='meta', **args), input_size).fvcore
 
 
 def needed(

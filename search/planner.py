@@ -177,20 +177,22 @@ class _Planner:
             seconds = self.times.training(label, phase.recipe, [run])
             self.plan.phases.append(Phase(label, seeds * steps, 'steps', seconds))
             self._log_training(name, steps, seeds)
-        self._retrain('retrain', seeds)
+        self._retrain('retrain', seeds, 'result')
 
     # ---- what all of them end with
 
-    def _retrain(self, how: str, count: int) -> None:
-        """The trainings of what was found."""
+    def _retrain(self, how: str, count: int, file: str = 'top') -> None:
+        """The trainings of what was found; several leave a file each."""
         assert self.config.retrain is not None
         steps = self.problem.num_steps(self.config.retrain)
         name = f'{self.prefix}weights: {how}' + (f' the best {count}' if count > 1 else '')
         self.plan.phases.append(Phase(name, count * steps, 'steps', self._retraining()))
         self._log_training('retrain', steps, count)
-        if count > 1:
-            size = self._weights_size()
-            self.plan.disk |= {f'{self.folder}top/{i}.safetensors': size for i in range(1, count + 1)}
+        if count > 1 or file != 'top':
+            files = [f'{self.folder}top/{file}{i}.safetensors' for i in range(1, count + 1)]
+            self.plan.disk |= dict.fromkeys(files, self._weights_size())
+        if self.folder:
+            self.plan.disk[f'{self.folder}{self.config.name}.safetensors'] = self._weights_size()
 
     def _retraining(self) -> Seconds:
         """Of a step; measured once, as all networks of a run that are trained cost about the same."""

@@ -138,9 +138,9 @@ class UnitTimes:
         return genotype
 
     def _tell(self, genotype: Genotype, evaluation: Evaluation) -> None:
-        self.strategy.tell(genotype, evaluation.score)
         outcome = Outcome(evaluation.score, evaluation.metrics)
         self.records.append(make_record(self.problem, genotype, outcome))
+        self.strategy.tell(genotype, self.records[-1]['score'])
 
     def supernet_candidates(self) -> tuple[Seconds, Seconds]:
         """Seconds in which a network is scored, and in which one inherits its weights."""

@@ -353,12 +353,14 @@ class TestMethods:
         lines = describe_plan(plan)
         for phase in plan.phases:
             assert any(line.strip().startswith(phase.name) for line in lines)
+        self.files = {name for name in plan.disk if name.endswith('.safetensors')}
         return check(plan)
 
     def count(self, name: str, folder: Path, *overrides: str) -> Counter:
         points: Counter = Counter()
         config = load_config(TINY.with_name(f'{name}.yaml'), overrides)
         METHODS[config.method](config, folder, fault=lambda point: points.update([point]), quiet=True)
+        assert self.files == {str(file.relative_to(folder)) for file in folder.rglob('*.safetensors')}
         return points
 
     def test_two_level(self, tmp_path):
