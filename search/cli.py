@@ -4,6 +4,7 @@ import argparse
 import shlex
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
+from search.arguments import add_command, add_config, add_overrides, count, find_config
 from search.budget import Limits
 from search.config import load_config
 from search.data import Data
@@ -30,6 +32,7 @@ from search.timing import make_header, measure
 from search.train import find_entry, load_train_config, train_entry
 from search.yamlfile import read_yaml
 from zoo.entry import read_entry
+from zoo.errors import ZooError
 from zoo.registry import config_path, register
 
 __all__ = ['main']
@@ -69,46 +72,51 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = _parser()
     args, more = parser.parse_known_args(argv)  # argparse takes no positional arguments after an option
-    if args.command in ('space', 'latency') and more:
-        parser.error(f'unrecognized arguments: {" ".join(more)}')
-    if args.command == 'latency':
-        try:
-            measure_latencies(args)
-        except Interrupted:
-            return _say_how_to_continue(args.out, argv)
-        return 0
-    if args.command == 'space':
-        limits = Limits(args.params, args.macs)
-        print('\n'.join(describe_space(*_load_space(args), limits)))
-        return 0
-    if wrong := [item for item in [*args.overrides, *more] if item.startswith('-') or '=' not in item]:
+    overrides = [*getattr(args, 'overrides', []), *more]
+    takes_overrides = hasattr(args, 'overrides')
+    if wrong := [x for x in overrides if not takes_overrides or x.startswith('-') or '=' not in x]:
         parser.error(f'unrecognized arguments: {" ".join(wrong)}')
-    overrides = [*args.overrides, *more]
-    if args.command == 'train':
-        entry = find_entry(args.entry)
-        try:
-            found = train_entry(
-                load_train_config(_find_config(args.config), entry, overrides), entry, args.out
-            )
-        except Interrupted:
-            return _say_how_to_continue(args.out, argv)
-        print_trained(found)
-        return 0
-    config = load_config(_find_config(args.config), overrides)
-    if args.command == 'plan':
-        if (args.images is None) != (args.classes is None):
-            parser.error('--images and --classes go together')
-        fake = Fake(*args.images, args.classes) if args.images else None  # type: ignore[call-arg]
-        print('\n'.join(describe_plan(make_plan(config, args.devices, fake, args.seconds))))
-        return 0
+    args.overrides = overrides
     try:
-        result = METHODS[config.method](config, args.out)
+        args.handler(args)
     except Interrupted:
         return _say_how_to_continue(args.out, argv)
-    print_result(result)
-    if args.command == 'demo':
-        print_predictions(result.entry)
     return 0
+
+
+def run_search(args: argparse.Namespace) -> None:
+    """Runs or continues a config, and prints what it found."""
+    config = load_config(find_config(args.config), args.overrides)
+    print_result(METHODS[config.method](config, args.out))
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """Runs the demo's config, and uses what it found."""
+    config = load_config(config_path('search/demo.yaml'), args.overrides)
+    result = METHODS[config.method](config, args.out)
+    print_result(result)
+    print_predictions(result.entry)
+
+
+def run_training(args: argparse.Namespace) -> None:
+    """Trains an entry, or continues."""
+    entry = find_entry(args.entry)
+    config = load_train_config(find_config(args.config), entry, args.overrides)
+    print_trained(train_entry(config, entry, args.out))
+
+
+def print_plan(args: argparse.Namespace) -> None:
+    """Predicts a run."""
+    config = load_config(find_config(args.config), args.overrides)
+    if (args.images is None) != (args.classes is None):
+        raise ZooError('--images and --classes go together: found one without the other.')
+    fake = Fake(*args.images, args.classes) if args.images else None  # type: ignore[call-arg]
+    print('\n'.join(describe_plan(make_plan(config, args.devices, fake, args.seconds))))
+
+
+def print_space(args: argparse.Namespace) -> None:
+    """Describes a space."""
+    print('\n'.join(describe_space(*_load_space(args), Limits(args.params, args.macs))))
 
 
 def _say_how_to_continue(out: Path, argv: list[str]) -> int:
@@ -122,77 +130,56 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'searchzoo search', description=__doc__, epilog=EXAMPLES, formatter_class=raw
     )
-    commands = parser.add_subparsers(metavar='COMMAND', required=True, dest='command')
-    for name, about in (
-        ('run', 'run the search of a config, or continue it'),
-        ('demo', 'search on handwritten digits, compare with random networks, and use what was found'),
-    ):
-        command = commands.add_parser(
-            name, help=about, description=about, epilog=EXAMPLES, formatter_class=raw
-        )
-        if name == 'run':
-            command.add_argument(
-                'config', metavar='CONFIG', help='a YAML file, yours or one of configs/search'
-            )
-            command.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the run')
-        else:
-            command.set_defaults(config='search/demo.yaml')
-            command.add_argument(
-                '--out', default=Path('runs/demo'), type=Path, metavar='DIR', help='folder of the run'
-            )
-        command.add_argument(
-            'overrides', nargs='*', metavar='key=value', help='such as supernet.recipe.epochs=10'
-        )
-    about = "train an entry's architecture, from scratch or from given weights, or continue"
-    command = commands.add_parser(
-        'train', help=about, description=about, epilog=EXAMPLES, formatter_class=raw
-    )
-    command.add_argument('entry', metavar='ENTRY', help="name of an entry, or an entry's file")
-    command.add_argument('config', metavar='CONFIG', help='a YAML file, yours or one of configs/train')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    add = partial(add_command, commands, examples=EXAMPLES)
+
+    command = add('run', 'run the search of a config, or continue it', handler=run_search)
+    add_config(command, 'search', 'supernet.recipe.epochs=10')
     command.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the run')
-    command.add_argument('overrides', nargs='*', metavar='key=value', help='such as recipe.epochs=10')
+
+    about = 'search on handwritten digits, compare with random networks, and use what was found'
+    command = add('demo', about, handler=run_demo)
+    add_overrides(command, 'supernet.recipe.epochs=10')
+    out = Path('runs/demo')
+    command.add_argument('--out', default=out, type=Path, metavar='DIR', help='folder of the run')
+
+    about = "train an entry's architecture, from scratch or from given weights, or continue"
+    command = add('train', about, handler=run_training)
+    command.add_argument('entry', metavar='ENTRY', help="name of an entry, or an entry's file")
+    add_config(command, 'train', 'recipe.epochs=10')
+    command.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the run')
+
     about = 'predict hours, memory and disk of a run from a few of its steps and candidates; writes nothing'
-    command = commands.add_parser('plan', help=about, description=about, epilog=EXAMPLES, formatter_class=raw)
-    command.add_argument('config', metavar='CONFIG', help='a YAML file, yours or one of configs/search')
-    command.add_argument(
-        '--devices', type=_count, default=1, metavar='N', help='that share the batches and the candidates'
-    )
-    command.add_argument(
-        '--images',
-        nargs=3,
-        type=_count,
-        metavar=('TRAIN', 'VAL', 'TEST'),
-        help='so many made-up images in place of the data',
-    )
-    command.add_argument('--classes', type=_count, metavar='N', help='of the made-up images')
-    command.add_argument(
-        '--seconds', type=_count, default=20, metavar='N', help='to measure each phase, about; by default 20'
-    )
-    command.add_argument(
-        'overrides', nargs='*', metavar='key=value', help='such as supernet.recipe.epochs=10'
-    )
+    command = add('plan', about, handler=print_plan)
+    add_config(command, 'search', 'supernet.recipe.epochs=10')
+    about = 'that share the batches and the candidates'
+    command.add_argument('--devices', type=count, default=1, metavar='N', help=about)
+    about = 'so many made-up images in place of the data'
+    command.add_argument('--images', nargs=3, type=count, metavar=('TRAIN', 'VAL', 'TEST'), help=about)
+    command.add_argument('--classes', type=count, metavar='N', help='of the made-up images')
+    about = 'to measure each phase, about; by default 20'
+    command.add_argument('--seconds', type=count, default=20, metavar='N', help=about)
+
     about = 'print the choices of a space, how many architectures it has and what they cost'
-    command = commands.add_parser('space', help=about, description=about, formatter_class=raw)
+    command = add('space', about, handler=print_space)
     _add_space(command)
     for name in ('params', 'macs'):
-        command.add_argument(
-            f'--{name}', nargs=2, type=float, metavar=('LOW', 'HIGH'), help='print the share of it within'
-        )
+        about = 'print the share of it within'
+        command.add_argument(f'--{name}', nargs=2, type=float, metavar=('LOW', 'HIGH'), help=about)
+
     about = "measure on this machine what predicts the latency of a space's networks, or continue"
-    command = commands.add_parser('latency', help=about, description=about, formatter_class=raw)
+    command = add('latency', about, handler=measure_latencies)
     _add_space(command)
-    command.add_argument(
-        '--out', required=True, type=Path, metavar='FILE', help='for search.limits.latency.file of a config'
-    )
+    about = 'for search.limits.latency.file of a config'
+    command.add_argument('--out', required=True, type=Path, metavar='FILE', help=about)
     command.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     for name, default, about in (
         ('batch', 1, 'images that are classified at once'),
         ('repeats', 10, 'times that each network is run, whole and by modules; the shortest time counts'),
         ('threads', torch.get_num_threads(), 'of the processor'),
     ):
-        command.add_argument(
-            f'--{name}', type=_count, default=default, metavar='N', help=f'{about}, by default {default}'
-        )
+        about = f'{about}, by default {default}'
+        command.add_argument(f'--{name}', type=count, default=default, metavar='N', help=about)
     return parser
 
 
@@ -202,14 +189,8 @@ def _add_space(command: argparse.ArgumentParser) -> None:
         metavar='SPACE',
         help=f"a paper's: {', '.join(LOADERS)}; or a YAML file: a config, or a space",
     )
-    command.add_argument('--size', nargs=3, type=_count, metavar=('C', 'H', 'W'), help='of images')
+    command.add_argument('--size', nargs=3, type=count, metavar=('C', 'H', 'W'), help='of images')
     command.add_argument('--classes', type=int, metavar='N')
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000_000:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 on')
-    return int(text)
 
 
 def measure_latencies(args: argparse.Namespace) -> None:
@@ -238,18 +219,13 @@ def _find_space(args: argparse.Namespace) -> tuple[Any, tuple[int, int, int], in
     size, classes = args.size, args.classes
     data: Any = args.space
     if args.space not in LOADERS:
-        data = read_yaml(_find_config(args.space))
+        data = read_yaml(find_config(args.space))
         if isinstance(data, dict) and 'space' in data:
-            config = load_config(_find_config(args.space))
+            config = load_config(find_config(args.space))
             data = config.space
             size = size or config.input.size
             classes = classes or Data(config.data, config.input).num_classes
     return data, tuple(size or PAPER_SIZES.get(args.space, (3, 224, 224))), classes or 1000
-
-
-def _find_config(path: str) -> Path:
-    """A file of the user's, else a bundled config of that name."""
-    return Path(path) if Path(path).exists() else config_path(path)
 
 
 def print_result(result: Result) -> None:

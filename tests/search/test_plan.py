@@ -329,6 +329,7 @@ class TestCommand:
             (['--devices', '3'], 'found 64, 3 processes cannot share it equally'),
             (['search.limits.macs=[0, 1]'], 'macs'),
             (['--images', '50', '50', '50', '--classes', '5'], 'at most the 50 training images'),
+            (['--classes', '3'], '--images and --classes go together'),
         ],
     )
     def test_mistakes_are_one_sentence(self, args, message, capsys):
@@ -337,9 +338,7 @@ class TestCommand:
         assert error.count('\n') == 1
         assert message in error
 
-    @pytest.mark.parametrize(
-        'args', [['--classes', '3'], ['--images', '1', '2'], ['--devices', '0'], ['--speed', '3'], ['fast']]
-    )
+    @pytest.mark.parametrize('args', [['--images', '1', '2'], ['--devices', '0'], ['--speed', '3'], ['fast']])
     def test_usage(self, args, capsys):
         assert main(['search', 'plan', str(TINY), *args]) == 2
         assert 'usage' in capsys.readouterr().err
