@@ -28,6 +28,7 @@ from search.rehearsal import Fake
 from search.run import Interrupted
 from search.sources import digits_indices, load_digits
 from search.spaces import LOADERS, FamilySpace, load_space
+from search.tabulate import add_parser as add_tabulate
 from search.timing import make_header, measure
 from search.train import find_entry, load_train_config, train_entry
 from search.yamlfile import read_yaml
@@ -49,6 +50,7 @@ EXAMPLES = """examples:
   searchzoo search latency my_search.yaml --out latency.jsonl
   searchzoo search plan configs/search/s3_digits.yaml
   searchzoo search plan search/s3_imagenet.yaml --devices 8 --images 1271167 10000 50000 --classes 1000
+  searchzoo search tabulate configs/search/digits_table.yaml --out runs/table --repeated 200
   searchzoo search train s3_tiny configs/train/s3_imagenet.yaml --out runs/s3_tiny data.root=/data/imagenet
   searchzoo search train runs/digits/s3_digits.json configs/train/s3_digits.yaml --out runs/again seed=1
 
@@ -159,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--classes', type=count, metavar='N', help='of the made-up images')
     about = 'to measure each phase, about; by default 20'
     command.add_argument('--seconds', type=count, default=20, metavar='N', help=about)
+
+    add_tabulate(add)
 
     about = 'print the choices of a space, how many architectures it has and what they cost'
     command = add('space', about, handler=print_space)

@@ -19,7 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from search.seeding import derive_seed, forked_rng, seed_all
-from search.sources import DataConfig, Role, carve, check_config, digits_indices, open_split, read_labels
+from search.sources import (
+    EMBEDDED,
+    DataConfig,
+    Role,
+    carve,
+    check_config,
+    digits_indices,
+    open_split,
+    read_labels,
+)
 from zoo.arch import Part
 from zoo.entry import Input
 from zoo.errors import ZooError
@@ -48,7 +57,15 @@ class Augment(Part):
 class Images(Dataset):
     """Some images of a data set through a transform, by (epoch, index), as (Tensor[C, H, W], label)."""
 
-    def __init__(self, source: Any, indices: Sequence[int], transform: Any, mode: str, seed: int | None):
+    def __init__(
+        self,
+        source: Any,
+        indices: Sequence[int],
+        transform: Any,
+        mode: str,
+        seed: int | None,
+        kept: dict[int, tuple[torch.Tensor, int]] | None = None,
+    ):
         """
         Args:
             source: Gives (PIL image, label) by index.
@@ -56,12 +73,14 @@ class Images(Dataset):
             transform: From PIL image to tensor.
             mode: PIL mode, 'L' or 'RGB'.
             seed: Of a random transform; None for one that is not random.
+            kept: What was transformed before, not at random, by its place in the source; None to keep none.
         """
         self.source = source
         self.indices = indices
         self.transform = transform
         self.mode = mode
         self.seed = seed
+        self.kept = kept
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -71,6 +90,9 @@ class Images(Dataset):
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[tuple[torch.Tensor, int]]:
         """A batch, for DataLoader: saving and restoring the generators takes longer than seeding them."""
+        places = [self.indices[index] for _, index in keys]
+        if self.kept is not None and all(place in self.kept for place in places):
+            return [self.kept[place] for place in places]
         found = []
         with forked_rng():
             for epoch, index in keys:
@@ -78,6 +100,8 @@ class Images(Dataset):
                 if self.seed is not None:
                     seed_all(self.seed, 'augment', epoch, index)
                 found.append((self.transform(image.convert(self.mode)), int(label)))
+        if self.kept is not None:
+            self.kept.update(zip(places, found, strict=True))
         return found
 
     def tensors(self, batch_size: int = 256, num_workers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,6 +129,7 @@ class Data:
         self.input = image
         self._sources: dict[str, Any] = {}
         self._carved: dict[str, list[int]] | None = None
+        self._kept: dict[int, tuple[torch.Tensor, int]] = {}
 
     def images(self, role: Role, augment: Augment | None = None, seed: int | None = None) -> Images:
         """The images of a role, unchanged or, with ``augment`` and ``seed``, randomly changed."""
@@ -112,7 +137,9 @@ class Data:
         if not indices:
             raise ZooError(f'data: {self._label()} has no images for {role}.')
         mode = 'L' if self.input.size[0] == 1 else 'RGB'
-        return Images(source, indices, self._transform(augment), mode, None if augment is None else seed)
+        fixed = augment is None
+        kept = self._kept if fixed and self.config.name in EMBEDDED else None
+        return Images(source, indices, self._transform(augment), mode, None if fixed else seed, kept)
 
     def has(self, role: Role) -> bool:
         """Whether any images play this role."""

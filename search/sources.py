@@ -21,6 +21,7 @@ from zoo.arch import Part
 from zoo.errors import ZooError
 
 __all__ = [
+    'EMBEDDED',
     'DataConfig',
     'Role',
     'carve',
@@ -37,6 +38,9 @@ PREFIXES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
 TWO_SPLITS = ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist')
 """torchvision sets that have a train and a test part; timm gives the test part for any other name."""
 FOLDER_SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'))
+
+EMBEDDED = ('digits',)
+"""Data sets that come with the package; they are kept in memory."""
 
 
 class DataConfig(Part):
