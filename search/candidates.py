@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load
 
 from search.config import OneShotConfig, parse_config
+from search.data import Role
 from search.evaluate import Evaluator, SupernetEvaluator
 from search.problem import Problem
 from search.proxy import ProxyEvaluator
@@ -29,34 +30,64 @@ from zoo.jsonfile import format_json
 from zoo.models import FAMILIES
 from zoo.profile import profile
 
-__all__ = ['calibration', 'find_best', 'load_supernet', 'open_workers', 'search']
+__all__ = [
+    'calibration',
+    'find_best',
+    'load_supernet',
+    'make_evaluator',
+    'make_record',
+    'open_workers',
+    'search',
+]
 
 SUPERNET = 'supernet.safetensors'
 """The trained supernet, in the run's folder."""
 
 
-def search(problem: Problem, run: Run | Section) -> bytes:
+def search(
+    problem: Problem,
+    run: Run | Section,
+    strategy: Strategy | None = None,
+    phase: str = 'search',
+    known: Sequence[dict[str, Any]] = (),
+    evaluations: int | None = None,
+) -> bytes:
     """Scores candidates and gives all of them and the best, as JSON.
 
     The records stand in the order in which the strategy asked, whatever the order in which workers finish.
+
+    Args:
+        problem: What is searched.
+        run: Where.
+        strategy: In place of the config's.
+        phase: Of the run.
+        known: Records of candidates that the strategy has been told.
+        evaluations: In place of the config's, those included.
+
+    Returns:
+        The candidates' records and the best; how many were asked before any score was told, and how many were
+        known.
 
     Raises:
         ZooError: Too many candidates in a row failed, or none has a score.
         Interrupted: The user asked to stop.
     """
-    strategy = problem.make_strategy()
-    candidates: list[dict[str, Any]] = []
-    if (state := run.load('search')) is not None:
+    strategy = strategy or problem.make_strategy()
+    candidates = list(known)
+    evaluations = evaluations or problem.search_config.evaluations
+    if (state := run.load(phase)) is not None:
         state = json.loads(state)
         strategy.restore(state['strategy'])
         candidates = state['candidates']
 
     def save() -> None:
-        run.save('search', json.dumps({'strategy': strategy.state(), 'candidates': candidates}))
+        state = strategy.state()
+        log_reports(run, strategy)
+        run.save(phase, json.dumps({'strategy': state, 'candidates': candidates}))
 
     try:
         with open_workers(problem, run) as workers:
-            _evaluate(problem, run, strategy, candidates, workers, save)
+            _evaluate(problem, run, strategy, phase, candidates, evaluations, workers, save)
     except Abandoned:
         save()
     best = find_best(candidates)
@@ -65,14 +96,23 @@ def search(problem: Problem, run: Run | Section) -> bytes:
             f'search: none of {len(candidates)} networks has a finite score; the search has no result.'
         )
     space = problem.space.space
-    return format_json({'space_size': str(space.size()), 'best': best, 'candidates': candidates}).encode()
+    found = {
+        'space_size': str(space.size()),
+        'unguided': int(min(strategy.num_unguided, len(candidates))),
+        'reused': len(known),
+        'best': best,
+        'candidates': candidates,
+    }
+    return format_json(found).encode()
 
 
 def _evaluate(
     problem: Problem,
     run: Run | Section,
     strategy: Strategy,
+    phase: str,
     candidates: list[dict[str, Any]],
+    evaluations: int,
     workers: Workers,
     save: Callable[[], None],
 ) -> None:
@@ -88,12 +128,14 @@ def _evaluate(
         if run.stop_asked:
             save()
 
-    with run.progress('searching', config.evaluations, len(candidates), 'network') as progress:
+    label = 'searching' if phase == 'search' else f'searching: {phase}'
+    with run.progress(label, evaluations, len(candidates), 'network') as progress:
         for genotype in strategy.pending:
             hand_out(genotype)
-        while len(candidates) < config.evaluations:
-            while len(workers) < workers.capacity and len(strategy.genotypes) < config.evaluations:
+        while len(candidates) < evaluations:
+            while len(workers) < workers.capacity and len(strategy.genotypes) < evaluations:
                 asked = strategy.ask()
+                log_reports(run, strategy)
                 if asked is None:  # scores must be told first, or there are no more different networks
                     break
                 hand_out(asked)
@@ -108,11 +150,20 @@ def _evaluate(
                     f'search: {failures} candidates in a row have failed, the last one by {outcome.failure}.'
                 )
             best = find_best([best, candidates[-1]] if best else candidates[-1:])
-            run.log('search', len(candidates), **{k: v for k, v in candidates[-1].items() if k != 'genotype'})
+            run.log(phase, len(candidates), **{k: v for k, v in candidates[-1].items() if k != 'genotype'})
             progress.update(f'best score {best["score"]:.4g}' if best else '')
-            run.reached('search: candidate')
-            if run.due() and len(candidates) < config.evaluations:
+            run.reached(f'{phase}: candidate')
+            if run.due() and len(candidates) < evaluations:
                 save()
+    strategy.learn()
+    log_reports(run, strategy)
+
+
+def log_reports(run: Run | Section, strategy: Strategy) -> None:
+    """Logs what a strategy has learned since the last time."""
+    for values in strategy.reports:
+        run.log('policy', int(values['batch']), **{k: v for k, v in values.items() if k != 'batch'})
+    strategy.reports.clear()
 
 
 def make_record(problem: Problem, genotype: Genotype, outcome: Outcome) -> dict[str, Any]:
@@ -125,12 +176,15 @@ def make_record(problem: Problem, genotype: Genotype, outcome: Outcome) -> dict[
     cost: dict[str, float] = problem.cost(genotype)._asdict()
     if problem.latency_model is not None:
         cost['latency'] = problem.latency_model.latency(genotype)
-    accuracy = {}
+    accuracy, error = {}, outcome.standard_error
     if score is not None and (reward := problem.search_config.reward) is not None:
         accuracy['accuracy'] = score
         cost[reward.cost] = find_cost(problem, genotype, reward)
         score = reward(score, cost[reward.cost])
+        error = None if error is None else reward(error, cost[reward.cost])
     record = {'genotype': list(genotype), **cost, 'score': score, **accuracy}
+    if score is not None and error is not None:
+        record['standard_error'] = error
     return record | outcome.metrics | ({'failure': outcome.failure} if outcome.failure else {})
 
 
@@ -179,8 +233,11 @@ def find_best(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
     return max(scored, key=lambda candidate: (candidate['score'], -candidate['macs']), default=None)
 
 
-def make_evaluator(problem: Problem, folder: Path, stop: Callable[[], bool] = lambda: False) -> Evaluator:
-    """The evaluator that a config names; a trained supernet is read from the run's folder."""
+def make_evaluator(
+    problem: Problem, folder: Path, stop: Callable[[], bool] = lambda: False, role: Role = 'val'
+) -> Evaluator:
+    """The evaluator that a config names; a trained supernet is read from the run's folder, and scored on the
+    images of a role."""
     config = problem.search_config
     if config.evaluator.kind == 'table':
         table = config.evaluator
@@ -188,7 +245,7 @@ def make_evaluator(problem: Problem, folder: Path, stop: Callable[[], bool] = la
     if config.evaluator.kind == 'proxy':
         return ProxyEvaluator(problem, config.evaluator.recipe, stop)
     supernet, where = load_supernet(problem, (folder / SUPERNET).read_bytes()), device()
-    images, labels = problem.data.images('val').tensors(config.batch_size, problem.config.data.num_workers)
+    images, labels = problem.data.images(role).tensors(config.batch_size, problem.config.data.num_workers)
     return SupernetEvaluator(
         supernet,
         images.to(where),

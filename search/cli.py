@@ -4,6 +4,7 @@ import argparse
 import shlex
 import statistics
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from timm.data import create_transform, resolve_model_data_config
 
 from search.arguments import add_command, add_config, add_overrides, count, find_config
 from search.budget import Limits
+from search.checklist import build_checklist
+from search.checklist_report import describe_checklist
+from search.comparison_report import add_parser as add_compare
 from search.config import load_config
+from search.correlation import add_parser as add_correlate
 from search.data import Data
 from search.describe import describe_space
 from search.latency import LatencyModel
@@ -25,7 +30,10 @@ from search.methods import METHODS, Result
 from search.plan_report import describe_plan
 from search.planner import make_plan
 from search.rehearsal import Fake
+from search.report import add_parser as add_report
+from search.report import write_report
 from search.run import Interrupted
+from search.seeds import describe_seeds, run_seeds
 from search.sources import digits_indices, load_digits
 from search.spaces import LOADERS, FamilySpace, load_space
 from search.tabulate import add_parser as add_tabulate
@@ -45,12 +53,16 @@ EXAMPLES = """examples:
   searchzoo search run configs/search/s3_digits.yaml --out runs/digits
   searchzoo search run configs/search/s3_imagenet.yaml --out runs/s3 data.root=/data/imagenet
   searchzoo search run my_search.yaml --out runs/mine seed=1 supernet.recipe.epochs=100
+  searchzoo search run configs/search/s3_digits.yaml --out runs/three --seeds 3
   searchzoo search demo --out runs/demo
   searchzoo search space trionet --macs 0 1e9
   searchzoo search latency my_search.yaml --out latency.jsonl
   searchzoo search plan configs/search/s3_digits.yaml
   searchzoo search plan search/s3_imagenet.yaml --devices 8 --images 1271167 10000 50000 --classes 1000
   searchzoo search tabulate configs/search/digits_table.yaml --out runs/table --repeated 200
+  searchzoo search compare runs/table/table.jsonl.gz --out comparison.png
+  searchzoo search report runs/digits
+  searchzoo search correlate runs/digits
   searchzoo search train s3_tiny configs/train/s3_imagenet.yaml --out runs/s3_tiny data.root=/data/imagenet
   searchzoo search train runs/digits/s3_digits.json configs/train/s3_digits.yaml --out runs/again seed=1
 
@@ -89,7 +101,14 @@ def main(argv: list[str] | None = None) -> int:
 def run_search(args: argparse.Namespace) -> None:
     """Runs or continues a config, and prints what it found."""
     config = load_config(find_config(args.config), args.overrides)
+    if args.seeds > 1:
+        results, found = run_seeds(METHODS[config.method], config, args.out, args.seeds)
+        for result in results:
+            print_result(result)
+        print('', *describe_seeds(found), sep='\n')
+        return
     print_result(METHODS[config.method](config, args.out))
+    print(f'\nTo see it in pictures: {shlex.join(["searchzoo", "search", "report", str(args.out)])}')
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -98,6 +117,7 @@ def run_demo(args: argparse.Namespace) -> None:
     result = METHODS[config.method](config, args.out)
     print_result(result)
     print_predictions(result.entry)
+    print(f'\nThe report, a page for any browser: {write_report(args.out)}')
 
 
 def run_training(args: argparse.Namespace) -> None:
@@ -138,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add('run', 'run the search of a config, or continue it', handler=run_search)
     add_config(command, 'search', 'supernet.recipe.epochs=10')
     command.add_argument('--out', required=True, type=Path, metavar='DIR', help='folder of the run')
+    about = "run so many searches, the config's seed and those after it, each in a folder of DIR"
+    command.add_argument('--seeds', type=count, default=1, metavar='N', help=about)
 
     about = 'search on handwritten digits, compare with random networks, and use what was found'
     command = add('demo', about, handler=run_demo)
@@ -163,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--seconds', type=count, default=20, metavar='N', help=about)
 
     add_tabulate(add)
+    add_correlate(add)
+    add_compare(add)
+    add_report(add)
 
     about = 'print the choices of a space, how many architectures it has and what they cost'
     command = add('space', about, handler=print_space)
@@ -239,17 +264,18 @@ def print_result(result: Result) -> None:
     print('\n'.join(f'  {line}' for line in describe(entry.arch.model_dump(mode='json'))))
     assert entry.measured is not None
     print(f'\nparams {entry.measured.params:,}   MACs {entry.measured.macs:,}   input {entry.input.size}')
-    print(f'test accuracy {result.again[0]["test_top1"]:.2f} % (val {result.again[0]["val_top1"]:.2f} %)')
+    print(_accuracies(result.again[0]))
     if result.random:
+        roles = [role for role in ('val', 'test') if f'{role}_top1' in result.again[0]]
         print('\nTop-1 in %, mean ± standard deviation:')
-        print(f'{"":36}{"MACs":>12}{"val":>15}{"test":>15}')
+        print(f'{"":36}{"MACs":>12}' + ''.join(f'{role:>15}' for role in roles))
         for label, rows in (
             (f'found, {_times(len(result.again), "training")}', result.again),
             (f'random, {_times(len(result.random), "network")} of equal cost', result.random),
         ):
             macs = statistics.mean(row['macs'] for row in rows)
-            spreads = [_spread([row[key] for row in rows]) for key in ('val_top1', 'test_top1')]
-            print(f'{label:36}{macs:>12,.0f}{spreads[0]:>15}{spreads[1]:>15}')
+            spreads = [_spread([row[f'{role}_top1'] for row in rows]) for role in roles]
+            print(f'{label:36}{macs:>12,.0f}' + ''.join(f'{spread:>15}' for spread in spreads))
     if result.family:
         print('\nScaled from it, not trained:')
     for path in result.family:
@@ -257,6 +283,7 @@ def print_result(result: Result) -> None:
         assert member.measured is not None
         counts = f'params {member.measured.params:,}   MACs {member.measured.macs:,}'
         print(f'  {path}   {counts}   input {member.input.size}')
+    print('', *describe_checklist(build_checklist(result.entry.parent)), sep='\n')
     print_usage(result.entry, entry.name)
 
 
@@ -268,9 +295,7 @@ def print_trained(path: Path) -> None:
     weights = next(iter(entry.weights.values()))
     print(f'\nTrained {entry.name}, a network of family {entry.family}, on {weights.data}')
     print(f'params {entry.measured.params:,}   MACs {entry.measured.macs:,}   input {entry.input.size}')
-    metrics = weights.metrics or {}
-    val = f' (val {metrics["val_top1"]:.2f} %)' if 'val_top1' in metrics else ''
-    print(f'test accuracy {metrics["test_top1"]:.2f} %{val}')
+    print(_accuracies(weights.metrics or {}))
     print_usage(path, entry.name)
 
 
@@ -294,6 +319,13 @@ def describe(value: Any) -> list[str]:
             lines.append(f'{key.removesuffix("s")} {i}: {first}'.rstrip())
             lines.extend(f'  {line}' for line in more)
     return lines
+
+
+def _accuracies(metrics: Mapping[str, Any]) -> str:
+    test = 'not measured; test=true asks for it'
+    if 'test_top1' in metrics:
+        test = f'{metrics["test_top1"]:.2f} %'
+    return f'test accuracy {test}' + (f' (val {metrics["val_top1"]:.2f} %)' if 'val_top1' in metrics else '')
 
 
 def _has_parts(item: Any) -> bool:

@@ -157,6 +157,10 @@ class SearchConfig(Scoring):
         description='stop evaluating a candidate that can no longer change the search or the front of score '
         'and MACs',
     )
+    baseline: bool = Field(
+        True,
+        description='also score as many random candidates, within the same limits, by the same evaluator',
+    )
     failures_in_a_row: Annotated[int, Field(ge=1)] = Field(10, description='failed candidates that stop it')
     workers: WorkersConfig | None = Field(None, description='where candidates are evaluated')
 
@@ -185,6 +189,7 @@ class TaskConfig(Part):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     input: Input
     data: DataConfig = DataConfig()
+    test: bool = Field(False, description='read the test split: once, at the end, for the final accuracy')
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(30.0, description='0: after every step')
 
     def decisive(self) -> dict[str, Any]:

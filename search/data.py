@@ -1,14 +1,16 @@
 """One door to data: scikit-learn's digits, and every name that ``timm.data.create_dataset`` takes.
 
 A data set has three roles: ``train`` teaches weights, ``val`` chooses between candidates, ``test`` is read
-once, for the final figure. Images are addressed by (epoch, index), and their augmentation is seeded by that,
-so that a run sees the same bytes whatever the number of workers and wherever it was interrupted.
+once, for the final figure. A fourth, ``recheck``, can be cut from val: no search sees it, and it shows how
+much of what the best candidates have scored was luck. Images are addressed by (epoch, index), and their
+augmentation is seeded by that, so that a run sees the same bytes whatever the number of workers and wherever
+it was interrupted.
 """
 
 import signal
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from timm.data.transforms import str_to_interp_mode
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from search.planted import PLANTED, planted_indices
 from search.seeding import derive_seed, forked_rng, seed_all
 from search.sources import (
     EMBEDDED,
@@ -154,8 +157,27 @@ class Data:
         return f'{self.config.name!r}' + (f' in {self.config.root}' if self.config.root else '')
 
     def _select(self, role: Role) -> tuple[Any, Sequence[int]]:
+        if role == 'val' or role == 'recheck':
+            source, indices = self._select_whole('val')
+            return source, self._cut(source, indices)[role]
+        return self._select_whole(role)
+
+    def _cut(self, source: Any, indices: Sequence[int]) -> dict[str, Sequence[int]]:
+        """The whole of val, divided into what a search sees and what it does not."""
+        size = self.config.recheck_size
+        if not size or not indices:
+            return {'val': indices, 'recheck': []}
+        count = round(size * len(indices)) if size < 1 else int(size)
+        labels = read_labels(source, self._label())
+        seed = derive_seed(self.config.split_seed, 'recheck')
+        val, recheck = carve(indices, labels, count, seed, 'val')
+        return {'val': val, 'recheck': recheck}
+
+    def _select_whole(self, role: Literal['train', 'val', 'test']) -> tuple[Any, Sequence[int]]:
         if self.config.name == 'digits':
             return self._source('train'), digits_indices(role, self._source('train'))
+        if self.config.name in PLANTED:
+            return self._source('train'), planted_indices(role)
         own = {'val': self.config.val, 'test': self.config.test}.get(role)
         if own is not None:
             source = self._source(role)

@@ -6,7 +6,6 @@ Both are the same bytes for the same run: no times, no paths, and a single key i
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from zoo.arch import Arch
 from zoo.entry import make_entry
 from zoo.profile import profile
 
-__all__ = ['describe_search', 'entry_bytes', 'measure', 'tag_of', 'weights_bytes']
+__all__ = ['describe_search', 'entry_bytes', 'list_roles', 'measure', 'tag_of', 'weights_bytes']
 
 HOW = {
     'retrain': 'Trained from scratch on the train split.',
@@ -59,16 +58,20 @@ def weights_bytes(task: Task, arch: Arch, tensors: dict[str, torch.Tensor]) -> b
     return save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
 
 
-def measure(
-    task: Task, arch: Arch, weights: dict[str, torch.Tensor], roles: Sequence[Role] = ('val', 'test')
-) -> dict[str, float]:
-    """Accuracy on val and on test, which is read here for the first time."""
+def list_roles(task: Task) -> list[Role]:
+    """What a result is measured on: val where there is one, and test if the config asks for it."""
+    roles: dict[Role, bool] = {'val': task.data.has('val'), 'test': task.config.test}
+    return [role for role, wanted in roles.items() if wanted]
+
+
+def measure(task: Task, arch: Arch, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Accuracy on val and, if the config asks for it, on test, which is read here for the first time."""
     model = task.build(arch).to(device())
     model.load_state_dict(weights)
     num_workers = task.config.data.num_workers
     return {
         f'{role}_{metric}': value
-        for role in roles
+        for role in list_roles(task)
         for metric, value in evaluate(model, task.data.images(role), task.batch_size, num_workers).items()
     }
 
@@ -104,15 +107,15 @@ def entry_bytes(
     measured = profile(model, config.input.size)
     data_name = config.data.name
     metrics = measure(problem, arch, load(weights))
-    roles: tuple[Role, ...] = ('train', 'val', 'test')
-    sizes = {role: len(problem.data.images(role)) for role in roles}
+    sizes = {role: len(problem.data.images(role)) for role in ['train', *list_roles(problem)]}
+    tested = f' and {sizes["test"]} that were read only after all choices (test)' if config.test else ''
     record = {
         'file': f'{config.name}.safetensors',
         'sha256': hashlib.sha256(weights).hexdigest(),
         'data': f'{data_name}: {sizes["train"]} images of its train split',
         'metrics': metrics,
         'note': f'{HOW[config.weights]} Accuracies in per cent, float32, on {sizes["val"]} images held '
-        f'out to choose by (val) and {sizes["test"]} that were read only after all choices (test).',
+        f'out to choose by (val){tested}.',
     }
     decisive = config.decisive()
     provenance = {

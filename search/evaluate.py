@@ -29,6 +29,8 @@ class Evaluation:
 
     score: float
     metrics: dict[str, float] = field(default_factory=dict)
+    standard_error: float | None = None
+    """Of the score, over draws of images."""
 
 
 class Evaluator(Protocol):
@@ -63,17 +65,22 @@ def validate(
     Returns:
         Metrics top1 (in %) and loss (mean cross-entropy in nats), or images if it was given up.
     """
-    total, seen, correct, loss = len(labels), 0, 0, 0.0
+    total, seen, correct, loss, squares = len(labels), 0, 0, 0.0, 0.0
     for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         with autocast():
             logits = network(x)
         seen += len(y)
         correct += int((logits.argmax(1) == y).sum())
-        loss += float(F.cross_entropy(logits.float(), y, reduction='sum'))
+        losses = F.cross_entropy(logits.float(), y, reduction='none').double()
+        loss += float(losses.sum())
+        squares += float(losses.square().sum())
         bound = 100 * (correct + total - seen) / total if objective == 'top1' else -loss / total
         if bound < needed and seen < total:
             return Evaluation(bound, {'images': seen})
-    return Evaluation(bound, {'top1': 100 * correct / total, 'loss': loss / total})
+    share = correct / total
+    variance = 1e4 * share * (1 - share) if objective == 'top1' else squares / total - (loss / total) ** 2
+    metrics = {'top1': 100 * correct / total, 'loss': loss / total}
+    return Evaluation(bound, metrics, math.sqrt(max(variance, 0.0) / total))
 
 
 class SupernetEvaluator:

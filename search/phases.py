@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from search.baseline import score_again, score_random
 from search.candidates import SUPERNET, calibration, load_supernet, search
+from search.checklist import write_checklist
 from search.config import OneShotConfig, RunConfig
 from search.cost import Cost
 from search.emit import entry_bytes, measure, weights_bytes
+from search.fingerprint import describe_data
 from search.measurements import read_latencies
 from search.problem import Problem, versions
 from search.run import Run, Unrecorded
@@ -88,19 +91,22 @@ class Trained:
 def open_run(
     problem: Problem, folder: Path | str, fault: Callable[[str], None] | None = None, quiet: bool = False
 ) -> Iterator[Run]:
-    """A problem's run (see :class:`search.run.Run`), with the latencies that it goes by in its folder."""
+    """A problem's run (see :class:`search.run.Run`), with the latencies that it goes by in its folder. At its
+    end stand what data it saw (``data.json``) and what can be said about it (:mod:`search.checklist`)."""
     config = problem.config
     with Run(folder, config.decisive(), versions(), config.checkpoint_seconds, fault, quiet) as run:
         if (latency := config.search.limits.latency) is not None:
             run.phase('latency', 'latency.jsonl', partial(read_latencies, latency.file))
         yield run
+        run.phase('data', 'data.json', partial(describe_data, problem.data, config.test))
+        write_checklist(run.folder)
 
 
 # ---- searching
 
 
 def find(problem: Problem, run: AnyRun) -> list[Record]:
-    """Trains the supernet, if there is one, and searches.
+    """Trains the supernet, if there is one, and searches; then takes what tells how good the search is.
 
     Returns:
         The candidates that have a score, the best first; of equal ones the smaller, then the earlier.
@@ -108,6 +114,8 @@ def find(problem: Problem, run: AnyRun) -> list[Record]:
     if problem.has_supernet:
         run.phase('supernet', SUPERNET, partial(train_supernet, problem, run), together=True)
     found = json.loads(run.phase('search', 'search.json', partial(search, problem, run)))
+    score_random(problem, run, found)
+    score_again(problem, run, found)
     scored = [candidate for candidate in found['candidates'] if candidate['score'] is not None]
     return sorted(scored, key=lambda candidate: (-candidate['score'], candidate['macs']))
 

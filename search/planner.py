@@ -11,6 +11,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from safetensors.torch import save
 
+from search.baseline import TOP, count_drawn, has_baseline
 from search.config import (
     DifferentiableConfig,
     OneShotConfig,
@@ -115,7 +116,9 @@ class _Planner:
             dimensions = list_dimensions(self.problem.space.declaration or {}, list(config.evolve.steps))
             values = sum(len(d.values) for d in dimensions if len(d.values) > 1)
             count = iterations * values * config.evolve.architectures
-            self.plan.phases.insert(-1, Phase('errors of subspaces, at most', count, 'networks', each))
+            errors = Phase('errors of subspaces, at most', count, 'networks', each)
+            names = [phase.name for phase in self.plan.phases]
+            self.plan.phases.insert(names.index('search: supernet'), errors)
             self.plan.notes.append(
                 f'{iterations} iterations of the search of the space were measured in the first space; the '
                 'later ones can be larger or smaller.'
@@ -159,6 +162,15 @@ class _Planner:
         name = f'{self.prefix}search: {config.evaluator.kind}'
         self.plan.phases.append(Phase(name, count, 'networks', seconds))
         self._add_files_of_search(count)
+        if has_baseline(self.problem):
+            more = max(0, count - count_drawn(self.problem))
+            self._add_files_of_search(count, 'random', more)
+            if more:
+                self.plan.phases.append(Phase(f'{self.prefix}random baseline', more, 'networks', seconds))
+        if config.evaluator.kind == 'supernet' and self.problem.data.has('recheck'):
+            share = len(self.problem.data.images('recheck')) / self.times.sizes['val']
+            name = f'{self.prefix}best on other images'
+            self.plan.phases.append(Phase(name, min(TOP, count), 'networks', seconds.times(share), False))
         return seconds, inherit
 
     def _relax(self, config: DifferentiableConfig) -> None:
@@ -230,17 +242,22 @@ class _Planner:
         values = {'epoch': 100 / 3, 'loss': 2 / 3, 'lr': 1 / 3000}
         self.plan.log += count * math.ceil(steps / STEPS_BETWEEN_EVENTS) * event_bytes(phase, values)
 
-    def _add_files_of_search(self, evaluations: int) -> None:
+    def _add_files_of_search(self, evaluations: int, name: str = 'search', new: int | None = None) -> None:
         records, strategy, plan = self.times.records, self.times.strategy, self.plan
-        found = {'space_size': str(self.problem.space.space.size()), 'best': records[0]}
+        found = {
+            'space_size': str(self.problem.space.space.size()),
+            'unguided': 10,
+            'reused': 10,
+            'best': records[0],
+        }
         base = len(format_json(found | {'candidates': []}))
         each = (len(format_json(found | {'candidates': records})) - base) / len(records)
         state = len(json.dumps(strategy.state())) / len(strategy.genotypes)
         state += len(json.dumps(records)) / len(records)
         plan.checkpoint = max(plan.checkpoint, round(state * evaluations))
         values = {key: value for key, value in records[0].items() if key != 'genotype'}
-        plan.log += evaluations * event_bytes('search', values)
-        plan.disk[f'{self.folder}search.json'] = round(base + each * evaluations)
+        plan.log += (evaluations if new is None else new) * event_bytes(name, values)
+        plan.disk[f'{self.folder}{name}.json'] = round(base + each * evaluations)
 
     def _weights_size(self) -> int:
         typical = self.times.typical

@@ -25,6 +25,7 @@ from search.spaces import FamilySpace, load_space
 from search.strategies import Strategy, make_strategy
 from search.supernet import Supernet
 from search.task import Task
+from search.timing import find_device_name
 from search.training import Recipe, device
 from zoo import __version__
 from zoo.errors import ZooError
@@ -181,6 +182,7 @@ def versions() -> dict[str, str]:
         'timm': timm.__version__,
         'threads': str(torch.get_num_threads()),
         'processes': str(world()[1]),
+        'device': find_device_name(device().type),
     }
     return found | ({'commit': commit} if (commit := find_commit()) else {})
 

@@ -148,7 +148,7 @@ class FakeData(Data):
         self.num_classes = fake.num_classes
 
     def _select(self, role: Role) -> tuple[Any, Sequence[int]]:
-        count = getattr(self.fake, role)
+        count = getattr(self.fake, role, 0)  # the stated images of val are those that the search sees
         return _Noise(self.input.size, self.fake.num_classes, count), range(count)
 
 

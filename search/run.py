@@ -109,6 +109,8 @@ class Run:
         self._fault = fault
         self._stop_asked = False
         self._handlers: dict[int, Any] = {}
+        self._seconds: dict[str, float] = {}
+        self._current: str | None = None
         if not self._is_first:
             agree(0)  # the first process has opened the folder
             self.versions = dict(versions)
@@ -186,7 +188,7 @@ class Run:
         computed = False
         try:
             self.reached(f'{name}: begin')
-            self._together = together
+            self._together, self._current, self._counted_at = together, name, time.monotonic()
             data = compute()
             self._together, computed = False, True
             self.reached(f'{name}: computed')
@@ -194,6 +196,8 @@ class Run:
             _write(path, data)
             self.reached(f'{name}: written')
             self._done[name] = hashlib.sha256(data).hexdigest()
+            self._count_seconds()
+            self._current = None
             self._write_checkpoint(None, None)
             self.reached(f'{name}: done')
         except Interrupted:
@@ -201,7 +205,7 @@ class Run:
                 agree(STOP)
             raise
         finally:
-            self._together = False
+            self._together, self._current = False, None
         agree(GO)
         return data
 
@@ -315,6 +319,7 @@ class Run:
             return None, None, {}, 0
         try:
             found = torch.load(path, map_location='cpu', weights_only=True)
+            self._seconds = found.get('seconds', {})
             return found['phase'], found['state'], found['done'], found['log_size']
         except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
             reason = str(error).strip().split('\n')[0][:100] or type(error).__name__
@@ -322,11 +327,25 @@ class Run:
                 f'{path}: is damaged ({reason}); put it back, or start again in another folder.'
             ) from None
 
+    def _count_seconds(self) -> None:
+        """Adds to the current phase what it has taken since this was last called."""
+        if self._current is not None:
+            now = time.monotonic()
+            self._seconds[self._current] = self._seconds.get(self._current, 0.0) + now - self._counted_at
+            self._counted_at = now
+
     def _write_checkpoint(self, phase: str | None, state: Any) -> None:
         self._log.flush()
         self._board.flush()
         self._phase, self._state = phase, None
-        checkpoint = {'phase': phase, 'state': state, 'done': self._done, 'log_size': self._log.tell()}
+        self._count_seconds()
+        checkpoint = {
+            'phase': phase,
+            'state': state,
+            'done': self._done,
+            'log_size': self._log.tell(),
+            'seconds': self._seconds,
+        }
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         _write(self.folder / 'checkpoint.pt', buffer.getvalue())

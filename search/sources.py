@@ -1,4 +1,4 @@
-"""Where images come from: the bundled digits, and every name that ``timm.data.create_dataset`` takes.
+"""Where images come from: digits, planted tasks, and every name that ``timm.data.create_dataset`` takes.
 
 A source is a sequence of (PIL image, label) for one split of a data set.
 """
@@ -17,6 +17,7 @@ from pydantic import Field
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
+from search.planted import PLANTED, load_planted
 from zoo.arch import Part
 from zoo.errors import ZooError
 
@@ -32,14 +33,14 @@ __all__ = [
     'read_labels',
 ]
 
-Role = Literal['train', 'val', 'test']
+Role = Literal['train', 'val', 'recheck', 'test']
 
 PREFIXES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
 TWO_SPLITS = ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist')
 """torchvision sets that have a train and a test part; timm gives the test part for any other name."""
 FOLDER_SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'))
 
-EMBEDDED = ('digits',)
+EMBEDDED = ('digits', *PLANTED)
 """Data sets that come with the package; they are kept in memory."""
 
 
@@ -47,9 +48,11 @@ class DataConfig(Part):
     """Which data set, and which of its splits plays which role."""
 
     name: str = Field(
-        'digits', description="'digits', 'folder', or prefix/name as timm has it: torch/cifar10, hfds/..."
+        'digits',
+        description="'digits', 'planted_texture', 'planted_relation', 'folder', or prefix/name as timm has "
+        'it: torch/cifar10, hfds/...',
     )
-    root: str | None = Field(None, description='folder of the data; not needed for digits')
+    root: str | None = Field(None, description='folder of the data; not needed for what is embedded')
     train: str = Field('train', description='split to train on')
     val: str | None = Field(None, description='split to search on; null: carved from train')
     test: str | None = Field('test', description='split to measure the result on; null: carved from train')
@@ -57,8 +60,13 @@ class DataConfig(Part):
         0.1, description='of a carved split: share, or images if 1 or more; 0 for trainings that need none'
     )
     test_size: Annotated[float, Field(gt=0)] = 0.1
+    recheck_size: Annotated[float, Field(ge=0)] = Field(
+        0,
+        description='share of val, or images if 1 or more, that no search sees: the best candidates are '
+        'scored on them once more',
+    )
     split_seed: Annotated[int, Field(ge=0)] = Field(
-        0, description='of carved splits, apart from the seed of the run'
+        0, description='of carved splits and planted images, apart from the seed of the run'
     )
     download: bool = False
     num_workers: Annotated[int, Field(ge=0, le=256)] = 0
@@ -93,14 +101,15 @@ def digits_indices(role: Role, source: Sequence[tuple[Image.Image, int]]) -> lis
 def check_config(config: DataConfig) -> None:
     """Refuses unknown data sets and splits that would play two roles, before anything is read."""
     prefix, slash, rest = config.name.partition('/')
-    known = config.name in ('digits', 'folder') or (slash and prefix.lower() in PREFIXES and rest)
+    known = config.name in (*EMBEDDED, 'folder') or (slash and prefix.lower() in PREFIXES and rest)
     if not known and (slash or config.root is None):
-        near = difflib.get_close_matches(config.name, ['digits', 'folder', *(f'{p}/' for p in PREFIXES)], 1)
+        known_names = [*EMBEDDED, 'folder', *(f'{p}/' for p in PREFIXES)]
+        near = difflib.get_close_matches(config.name, known_names, 1)
         raise ZooError(
-            f'data.name: found {config.name!r}, one of digits, folder (with data.root), '
+            f'data.name: found {config.name!r}, one of {", ".join(EMBEDDED)}, folder (with data.root), '
             f'{", ".join(f"{p}/..." for p in PREFIXES)} is needed' + (f'; {near[0]!r}?' if near else '.')
         )
-    if config.name == 'digits':
+    if config.name in EMBEDDED:
         return
     if config.root is None and prefix.lower() not in ('hfds', 'hfids'):
         raise ZooError(f'data.root: found nothing, the folder of {config.name!r} is needed.')
@@ -128,6 +137,8 @@ def open_split(config: DataConfig, split: str) -> Any:
     """
     if config.name == 'digits':
         return load_digits()
+    if config.name in PLANTED:
+        return load_planted(config.name, config.split_seed)
     where = f'data: {config.name!r}' + (f' in {config.root}' if config.root else '')
     is_folder = '/' not in config.name
     root = config.root
@@ -195,7 +206,7 @@ def read_labels(source: Any, where: str = 'data') -> list[int]:
 
 
 def carve(
-    indices: Sequence[int], labels: Sequence[int], count: int, seed: int
+    indices: Sequence[int], labels: Sequence[int], count: int, seed: int, split: str = 'training'
 ) -> tuple[list[int], list[int]]:
     """Takes ``count`` of ``indices``, of each class its share (largest remainders), drawn by ``seed``.
 
@@ -206,7 +217,7 @@ def carve(
         ZooError: Nothing would be left or taken.
     """
     if not 0 < count < len(indices):
-        raise ZooError(f'data: {count} training images were to be held out, 1 to {len(indices) - 1} can be.')
+        raise ZooError(f'data: {count} {split} images were to be held out, 1 to {len(indices) - 1} can be.')
     by_class: dict[int, list[int]] = {}
     for index in indices:
         by_class.setdefault(labels[index], []).append(index)

@@ -5,6 +5,7 @@ how they rank what stands in it.
 """
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -22,6 +23,7 @@ from search.seeding import derive_seed
 from search.space import Genotype
 from search.strategies import make_strategy
 from search.table import TABLE, pack_table
+from search.training import Recipe
 from search.workers import WorkersConfig
 from zoo.errors import ZooError
 from zoo.jsonfile import format_json
@@ -40,18 +42,21 @@ def tabulate(
     architectures: int | None = None,
     repeated: int = 0,
     seeds: int = 3,
+    recipe: Recipe | None = None,
     *,
+    fault: Callable[[str], None] | None = None,
     quiet: bool = False,
 ) -> Path:
     """Trains architectures of a config's space to a table, or continues.
 
     Args:
-        config: Candidates are trained by the recipe of its evaluator, or else of its result, and scored on
-            val.
+        config: Its networks are scored on val.
         folder: Of the run (see :class:`search.run.Run`).
         architectures: Different networks within the limits, drawn at random; None for all there are.
         repeated: So many of them, drawn at random, are trained with ``seeds`` seeds.
         seeds: At least 2, where some are repeated.
+        recipe: How they are trained; None: as by the config's evaluator, if it trains, or as its result.
+        fault: As ``quiet``, see :class:`search.run.Run`.
         quiet: No progress on stderr.
 
     Returns:
@@ -61,13 +66,15 @@ def tabulate(
         ZooError: The config cannot work, or the space is too large to list.
         Interrupted: The user asked to stop; the same call continues.
     """
-    problem = Problem(alone_config(config))
+    if config.seed >= 10**18:
+        raise ZooError(f'seed: found {config.seed}, a table keeps numbers of at most 18 digits.')
+    problem = Problem(alone_config(config, recipe))
     networks = list_networks(problem, architectures)
     asked = {'architectures': len(networks), 'repeated': min(repeated, len(networks)), 'seeds': seeds}
     decisive = {'tabulate': asked, 'config': problem.config.decisive()}
     again = random.Random(derive_seed(config.seed, 'repeated')).sample(networks, asked['repeated'])
     about = f'training {len(networks)} architectures'
-    with Run(folder, decisive, versions(), config.checkpoint_seconds, quiet=quiet) as run:
+    with Run(folder, decisive, versions(), config.checkpoint_seconds, fault, quiet) as run:
         found = [
             json.loads(run.phase('seed0', 'seed0.json', partial(_train, problem, run, networks, 0, about)))
         ]
@@ -83,15 +90,15 @@ def tabulate(
     return Path(folder) / TABLE
 
 
-def alone_config(config: RunConfig) -> OneShotConfig:
-    """A config in which every candidate of another one's space is trained from scratch.
+def alone_config(config: RunConfig, recipe: Recipe | None = None) -> OneShotConfig:
+    """A config that trains every candidate of another one's space from scratch (see :func:`tabulate`).
 
     Raises:
         ZooError: The config says nowhere how.
     """
     search = config.search
     proxy = search.evaluator if isinstance(search, SearchConfig) else None
-    recipe = proxy.recipe if isinstance(proxy, ProxyScores) else config.retrain
+    recipe = recipe or (proxy.recipe if isinstance(proxy, ProxyScores) else config.retrain)
     if recipe is None:
         raise ZooError('retrain: found none, it must say how architectures are trained.')
     if search.limits.latency is not None:
@@ -131,7 +138,7 @@ def list_networks(problem: Problem, count: int | None) -> list[Genotype]:
         return list({problem.space.decode(genotype): genotype for genotype in allowed}.values())
     seed = derive_seed(problem.config.seed, 'tabulate')
     strategy = make_strategy({'name': 'random'}, problem.sampler, seed, problem.space.decode)
-    drawn = [genotype for _ in range(count) if (genotype := strategy.ask()) is not None]
+    drawn = list(itertools.islice(iter(strategy.ask, None), count))
     if len(drawn) < count:
         raise ZooError(
             f'architectures: found {count}, only {len(drawn)} different ones are within the limits.'

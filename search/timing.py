@@ -29,7 +29,16 @@ from zoo.errors import ZooError
 from zoo.jsonfile import shorten
 from zoo.models import FAMILIES
 
-__all__ = ['Timer', 'make_clock', 'make_header', 'measure', 'plan_checks', 'plan_networks', 'time_network']
+__all__ = [
+    'Timer',
+    'find_device_name',
+    'make_clock',
+    'make_header',
+    'measure',
+    'plan_checks',
+    'plan_networks',
+    'time_network',
+]
 
 WARM_UP = 3
 CHECKS = 20

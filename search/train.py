@@ -17,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from search.config import TaskConfig, check_config, read_config
-from search.data import Role
-from search.emit import measure, tag_of, weights_bytes
+from search.emit import list_roles, measure, tag_of, weights_bytes
 from search.problem import check_name, versions
 from search.run import Run
 from search.seeding import forked_rng
@@ -85,7 +84,7 @@ class Training(Task):
             )
         recipe = self.config.recipe
         self.train_images(recipe, 0)
-        for role in self.roles:
+        for role in list_roles(self):
             self.data.images(role)
         self.measured  # noqa: B018
         self.initial  # noqa: B018
@@ -106,11 +105,6 @@ class Training(Task):
     @property
     def batch_size(self) -> int:
         return self.config.batch_size
-
-    @cached_property
-    def roles(self) -> tuple[Role, ...]:
-        """The images that the result is measured on."""
-        return ('val', 'test') if self.data.has('val') else ('test',)
 
     @cached_property
     def measured(self) -> Profile:
@@ -170,7 +164,7 @@ class Training(Task):
             'file': f'{self.name}.safetensors',
             'sha256': hashlib.sha256(weights).hexdigest(),
             'data': f'{self.config.data.name}: {len(self.data.images("train"))} images of its train split',
-            'metrics': measure(self, arch, load(weights), self.roles),
+            'metrics': measure(self, arch, load(weights)) or None,
             'training': {key: value for key, value in training.items() if value is not None},
             'note': self._describe(),
         }
@@ -197,8 +191,11 @@ class Training(Task):
                 else 'from other weights'
             )
         average = f' These are moving averages of the weights (decay {recipe.ema}).' if recipe.ema else ''
-        sizes = ' and '.join(f'{len(self.data.images(role))} images ({role})' for role in self.roles)
-        return f'Trained {begun}.{average} Accuracies in per cent, float32, on {sizes}.'
+        sizes = ' and '.join(f'{len(self.data.images(role))} images ({role})' for role in list_roles(self))
+        measured = (
+            f'Accuracies in per cent, float32, on {sizes}.' if sizes else 'Its accuracy was not measured.'
+        )
+        return f'Trained {begun}.{average} {measured}'
 
 
 def train_entry(

@@ -13,6 +13,7 @@ from typing import Any
 
 from search.candidates import make_evaluator, make_record
 from search.config import OneShotConfig
+from search.data import Role
 from search.evaluate import Evaluation, SupernetEvaluator, validate
 from search.growth import (
     FEWEST,
@@ -61,7 +62,8 @@ class UnitTimes:
         """
         self.problem, self.config, self.plan, self.seconds = problem, problem.config, plan, seconds
         self.prefix = prefix
-        self.sizes = {role: len(problem.data.images(role)) for role in ('train', 'val', 'test')}
+        roles: tuple[Role, ...] = ('train', 'val', 'test') if self.config.test else ('train', 'val')
+        self.sizes = {'test': 0} | {role: len(problem.data.images(role)) for role in roles}
         self.loaders = min(self.config.data.num_workers, os.cpu_count() or 1)
         self.records: list[dict[str, Any]] = []
         if isinstance(self.config, OneShotConfig):
@@ -138,7 +140,7 @@ class UnitTimes:
         return genotype
 
     def _tell(self, genotype: Genotype, evaluation: Evaluation) -> None:
-        outcome = Outcome(evaluation.score, evaluation.metrics)
+        outcome = Outcome(evaluation.score, evaluation.metrics, None, evaluation.standard_error)
         self.records.append(make_record(self.problem, genotype, outcome))
         self.strategy.tell(genotype, self.records[-1]['score'])
 

@@ -55,6 +55,7 @@ class Outcome:
     score: float | None
     metrics: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def score(evaluator: Evaluator, genotype: Genotype, needed: float) -> Outcome:
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         reason = str(error).strip().split('\n')[0][:300]
         return Outcome(None, {}, f'{type(error).__name__}: {reason}' if reason else type(error).__name__)
-    return Outcome(evaluation.score, evaluation.metrics)
+    return Outcome(evaluation.score, evaluation.metrics, None, evaluation.standard_error)
 
 
 class Workers:

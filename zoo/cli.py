@@ -89,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_table)
 
     command = commands.add_parser(
+        'picture',
+        help="draw an entry's architecture",
+        epilog='example: searchzoo zoo picture s3_tiny --out s3_tiny.png',
+    )
+    command.add_argument('name', metavar='NAME', help="a name, or the path of an entry's .json file")
+    command.add_argument('--out', required=True, metavar='FILE', help='of the ending .png or .svg')
+    command.set_defaults(run=_picture)
+
+    command = commands.add_parser(
         'schema',
         help="print the JSON Schema of an entry's file",
         epilog='example: searchzoo zoo schema --write entry.schema.json',
@@ -129,10 +138,15 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    entry = read_entry(args.name) if args.name.endswith('.json') else load_entry(args.name)
+    entry = _find(args.name)
     for label, value in _facts(entry, args.size):
         print(f'{label:13}{value}')
     return 0
+
+
+def _find(name: str) -> Entry:
+    """An entry by its name, or by its file."""
+    return read_entry(name) if name.endswith('.json') else load_entry(name)
 
 
 def _facts(entry: Entry, size: int | None) -> list[tuple[str, str]]:
@@ -203,6 +217,17 @@ def _table(args: argparse.Namespace) -> int:
         write_atomic(path, replace_table(path.read_text(encoding='utf-8'), args.write).encode())
     else:
         sys.stdout.write(markdown_table())
+    return 0
+
+
+def _picture(args: argparse.Namespace) -> int:
+    from zoo.picture import draw_architecture
+
+    ending = args.out.rpartition('.')[2]
+    if ending not in ('png', 'svg'):
+        raise ZooError(f'--out: found {args.out!r}, the name of a .png or .svg file is needed.')
+    write_atomic(Path(args.out), draw_architecture(_find(args.name), file_format=ending))
+    print(f'{args.out}: written')
     return 0
 
 

@@ -17,6 +17,7 @@ PACKAGES = {
 
 EXTRAS = {
     'accelerate': 'search',
+    'jinja2': 'search',
     'matplotlib': 'search',
     'sklearn': 'search',
     'tensorboard': 'search',

@@ -39,7 +39,9 @@ def draw_evolution(
         evolution: How the space moved.
     """
     sizes, stages = list(evolution.steps), len(spaces[0]['stages'])
-    figure = Figure(figsize=(2.6 + 3.7 * stages, 1.5 + 1.55 * len(sizes)), dpi=120, layout='constrained')
+    figure = Figure(
+        figsize=(2.6 + 3.7 * max(2, stages), 1.5 + 1.55 * len(sizes)), dpi=120, layout='constrained'
+    )
     parts: Any = figure.subfigures(1, 2, wspace=0.03)
     draw_choices(parts[0], spaces, sizes)
     draw_slopes(parts[1], iterations, evolution, stages)

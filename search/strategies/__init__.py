@@ -33,9 +33,10 @@ def make_strategy(data: Mapping[str, Any], sampler: Sampler, seed: int, key: Key
     """Makes the strategy that a config describes.
 
     Args:
-        data: ``{'name': 'random'}``, or ``{'name': 'evolution', 'preset': 'spos' or 'autoformer', ...}`` with
-            any of :class:`EvolutionSettings` in place of the preset's, or ``{'name': 'ppo', 'preset': 'fast'
-            or 'steady', ...}`` with any of :class:`PpoSettings`. The first preset is the default.
+        data: ``{'name': 'random'}``, or ``{'name': 'evolution', 'preset': 'spos', 'autoformer' or 'small',
+            ...}`` with any of :class:`EvolutionSettings` in place of the preset's, or ``{'name': 'ppo',
+            'preset': 'fast' or 'steady', ...}`` with any of :class:`PpoSettings`. The first preset is the
+            default.
         sampler: The architectures that may be asked, and how new ones are drawn.
         seed: Of every random decision.
         key: Tells which genotypes are the same network; none are without it.

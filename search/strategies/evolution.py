@@ -50,8 +50,13 @@ class EvolutionSettings(Part):
 PRESETS = {
     'spos': EvolutionSettings(),
     'autoformer': EvolutionSettings(mutation_prob=0.2, root_mutation_prob=0.4),
+    'small': EvolutionSettings(population=16, parents=8, mutation=8, crossover=8),
 }
-"""As in the published codes, but parents of different depth can have children, too."""
+"""The first two are as in the published codes, but parents of different depth can have children, too. small
+is ours, for a few hundred candidates or fewer: SPOS's probability, smaller generations and thus more of them.
+Chosen by simulation of 231 candidates on eight made-up landscapes of 2,316 rows, among 28 settings of a
+population of 4, 8 or 16: those of 8 or 16 with 8 parents or more had the least regret in the end. With 2 to 4
+parents the start was as fast and the end worse."""
 
 
 class Evolution(Strategy):
@@ -73,6 +78,7 @@ class Evolution(Strategy):
         """
         super().__init__(sampler, seed, key)
         self.settings = settings
+        self.num_unguided = settings.population
         prob, root_prob = settings.mutation_prob, settings.root_mutation_prob
         self._probs = [
             prob if choice.parent or root_prob is None else root_prob for choice in self.space.choices

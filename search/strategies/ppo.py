@@ -96,6 +96,7 @@ class Ppo(Strategy):
             settings: The controller, its training and its draws.
         """
         self.settings = settings
+        self.num_unguided = settings.batch
         super().__init__(sampler, seed, key)
 
     def _forget(self) -> None:
@@ -108,18 +109,19 @@ class Ppo(Strategy):
             self._optimizer.state[weight] = {'step': torch.zeros(()), **moments}
         self._learned = 0
         self._draws: tuple[int, int, list[Genotype]] = (0, 0, [])
+        self._first: tuple[int, list[Genotype]] = (-1, [])
 
     def propose(self) -> Genotype | None:
         batch, slot = divmod(len(self.genotypes), self.settings.batch)
         if slot == 0 and self._pending:
             return None
-        self._learn()
+        self.learn()
         rng = Random(derive_seed(self.seed, 'ppo', 'new', len(self.genotypes)))
         return self._draw(batch) or self.draw_new(rng)
 
     def state(self) -> dict[str, Any]:
         """Everything but the constructor's arguments, as JSON data."""
-        self._learn()
+        self.learn()
         memory = np.concatenate([tensor.numpy().ravel() for tensor in self._memory()]).astype('<f4')
         controller = {
             'version': VERSION,
@@ -169,37 +171,70 @@ class Ppo(Strategy):
             if rounds == self.settings.rounds:
                 self._draws = batch, rounds, []
                 return None
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, 'ppo', batch, rounds))
-            left = self._controller.sample(self.settings.batch, generator, 1 + HEAT * rounds)
+            left = self._sample(batch, rounds)
             rounds += 1
 
-    def _learn(self) -> None:
-        """Catches up with the batches that are told."""
+    def _sample(self, batch: int, number: int) -> list[Genotype]:
+        """A round of draws for a batch, by the policy that has learned from those before it."""
+        if number == 0 and self._first[0] == batch:
+            return self._first[1]
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 'ppo', batch, number))
+        drawn = self._controller.sample(self.settings.batch, generator, 1 + HEAT * number)
+        if number == 0:
+            self._first = batch, drawn
+        return drawn
+
+    def _count_repeats(self, batch: int) -> int:
+        """How many of the first draws for a batch were asked before it, or drawn before in it."""
+        drawn = [self.key(genotype) for genotype in self._sample(batch, 0)]
+        asked = set(map(self.key, self.genotypes[: batch * self.settings.batch]))
+        return len(drawn) - len(set(drawn) - asked)
+
+    def learn(self) -> None:
+        """Catches up with the batches that are told, and reports on each."""
         told = min(self._pending, default=len(self.genotypes)) // self.settings.batch
         while self._learned < told:
-            self._update(self._learned)
+            self.reports.append(self._update(self._learned))
             self._learned += 1
 
-    def _update(self, batch: int) -> None:
-        """Learns from a batch: clipped steps of the policy towards what was better than the baseline."""
+    def _update(self, batch: int) -> dict[str, float]:
+        """Learns from a batch: clipped steps of the policy towards what was better than the baseline.
+
+        Returns:
+            Its number, from 1 on; the share of its first draws that were duplicates; the policy's mean
+            entropy in a decision before it learned, and the divergence KL(before | after) of what it learned,
+            both in nats.
+        """
         size, clip = self.settings.batch, self.settings.clip
         advantage = torch.tensor(
             find_advantages(self.scores[: (batch + 1) * size], size, self.settings.decay)
         )
         decisions = self._controller.encode(self.genotypes[batch * size : (batch + 1) * size])
-        before = None
+        duplicates = self._count_repeats(batch) / size
+        before, policy = None, None
         for _ in range(self.settings.epochs):
             with torch.enable_grad():
                 log_probs = self._controller(decisions)
                 entropy = -(log_probs.exp() * log_probs).sum(-1)
                 log_prob = log_probs.gather(-1, decisions.picks[..., None])[..., 0]
-                before = log_prob.detach() if before is None else before
+                if before is None or policy is None:
+                    before, policy = log_prob.detach(), log_probs.detach()
                 ratio = (log_prob - before).clamp(max=MAX_LOG_RATIO).exp()
                 gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
                 objective = (gain + self.settings.entropy * entropy) * decisions.active
                 self._optimizer.zero_grad()
                 (-objective.sum() / decisions.active.sum()).backward()
             self._optimizer.step()
+        assert policy is not None
+        with torch.no_grad():
+            after = self._controller(decisions)
+        count, active = decisions.active.sum(), decisions.active[..., None]
+        return {
+            'batch': batch + 1,
+            'duplicates': duplicates,
+            'entropy': float(-(policy.exp() * policy * active).sum() / count),
+            'kl': float((policy.exp() * (policy - after) * active).sum() / count),
+        }
 
 
 def find_advantages(scores: Sequence[float | None], batch: int, decay: float) -> list[float]:

@@ -28,7 +28,11 @@ class Strategy(ABC):
     Attributes:
         genotypes: What was asked.
         scores: The score of each candidate: higher is better, None while it is pending or if it failed.
+        reports: What was learned since the last look at them: numbers for a log, cleared by who takes them.
+        num_unguided: So many candidates, from the first one on, are asked whatever the scores are.
     """
+
+    num_unguided: float = 0
 
     def __init__(self, sampler: Sampler, seed: int, key: Key | None = None) -> None:
         """
@@ -49,6 +53,10 @@ class Strategy(ABC):
         self._pending: set[int] = set()
         self._numbers: dict[Genotype, int] = {}
         self._keys: set[Hashable] = set()
+        self.reports: list[dict[str, float]] = []
+
+    def learn(self) -> None:  # noqa: B027
+        """Catches up with the scores that were told; most strategies have nothing to learn."""
 
     @abstractmethod
     def propose(self) -> Genotype | None:

@@ -27,9 +27,11 @@ class Recorder:
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file that a run leaves, but for its log, its state, pictures and TensorBoard's."""
+    """Every file that a run leaves, but for its log, its state, pictures and TensorBoard's, and for the
+    checklist, in which times stand."""
     files = [*folder.rglob('*.json'), *folder.rglob('*.safetensors')]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    kept = [file for file in files if file.name != 'result.json']
+    return {str(file.relative_to(folder)): file.read_bytes() for file in kept}
 
 
 def read_log(folder: Path) -> list[dict]:

@@ -100,6 +100,8 @@ class TestAgainstARun:
         events = [json.loads(line) for line in (run[0] / 'events.jsonl').read_text().splitlines()]
         searched = [event['step'] for event in events if event['phase'] == 'search']
         assert units.pop('search: supernet') == len(searched) == 10
+        drawn = [event['step'] for event in events if event['phase'] == 'random']
+        assert units.pop('random baseline') == len(drawn) == 6
         assert units.pop('loading val') == 362
         assert units.pop('final evaluation') == (1 + 3) * (362 + 364)
         assert not units
@@ -108,7 +110,7 @@ class TestAgainstARun:
         folder, _, checkpoint = run
         board = sum(file.stat().st_size for file in (folder / 'tensorboard').iterdir())
         found = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
-        for name in ('supernet.safetensors', 'tiny.safetensors', 'search.json'):
+        for name in ('supernet.safetensors', 'tiny.safetensors', 'search.json', 'random.json'):
             assert plan.disk[name] == pytest.approx(found[name], rel=0.1), name
         log = plan.disk['events.jsonl and tensorboard']
         assert log == pytest.approx(found['events.jsonl'] + board, rel=0.1)
@@ -131,6 +133,7 @@ class TestKinds:
         assert check(plan) == {
             'loading val': 362,
             'search: proxy': 10,
+            'random baseline': 6,
             'weights: retrain': 16,
             'final evaluation': 726,
         }
@@ -151,7 +154,8 @@ class TestKinds:
         )
         file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
         plan = make_plan(config, seconds=0.2)
-        units = {'search: table': space.size(), 'weights: retrain': 16, 'final evaluation': 726}
+        units = {'search: table': space.size(), 'random baseline': space.size() - 4}
+        units |= {'weights: retrain': 16, 'final evaluation': 726}
         assert check(plan) == units
         assert space.size() < 1000
 
@@ -193,6 +197,7 @@ class TestFakeImages:
             'supernet training': 2000 // 64,
             'loading val': 100,
             'search: supernet': 10,
+            'random baseline': 6,
             'weights: retrain': 2000 // 64,
             'final evaluation': 400,
         }
@@ -206,7 +211,7 @@ class TestFakeImages:
 
     def test_devices_share_steps_and_candidates(self, fake_plan):
         shared = {phase.name for phase in fake_plan.phases if phase.shared}
-        assert shared == {'supernet training', 'search: supernet', 'weights: retrain'}
+        assert shared == {'supernet training', 'search: supernet', 'random baseline', 'weights: retrain'}
         assert 'supernet training, 16 images a step' in fake_plan.memory
         assert any(note.startswith('For 4 devices, ideal scaling is assumed') for note in fake_plan.notes)
 
@@ -368,6 +373,7 @@ class TestMethods:
         for level in ('level1', 'level2'):
             assert units.pop(f'{level}: supernet training') == points[f'{level}/supernet: step']
             assert units.pop(f'{level}: search: supernet') == points[f'{level}/search: candidate']
+            assert units.pop(f'{level}: random baseline') == points[f'{level}/random: candidate']
             trained = [key for key in units if key.startswith(f'{level}: weights: retrain')]
             steps = sum(
                 number

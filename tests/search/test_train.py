@@ -32,6 +32,7 @@ from zoo.registry import config_path, load_entry
 TINY = Path(__file__).with_name('tiny.yaml')
 RECIPE = """
 seed: 5
+test: true
 recipe:
   epochs: 3
   batch_size: 256
@@ -239,6 +240,9 @@ class TestResult:
         assert entry.num_classes == 3
         assert entry.weights['greys'].metrics.keys() == {'test_top1'}
         assert entry.weights['greys'].data == 'folder: 18 images of its train split'
+        unread = read_entry(train(given, tmp_path / 'other', data, 'recipe.batch_size=18', 'test=false'))
+        assert unread.weights['folder'].metrics is None
+        assert 'Its accuracy was not measured.' in unread.weights['folder'].note
 
 
 class TestInit:

@@ -51,13 +51,14 @@ def whole(tmp_path_factory) -> tuple[Path, list[str]]:
 
 def test_every_phase_has_points(whole):
     done = [point.removesuffix(': done') for point in whole[1] if point.endswith(': done')]
-    level = ['supernet', 'search', 'top1', 'top1 on val', 'top2', 'top2 on val', 'weights']
+    level = ['supernet', 'search', 'random', 'top1', 'top1 on val', 'top2', 'top2 on val', 'weights']
     assert done == [
         *(f'level1/{x}' for x in level),
         *(f'level2/{x}' for x in level),
         'weights',
         'entry',
         'random1',
+        'data',
     ]
     for name in ('level1', 'level2'):
         assert whole[1].count(f'{name}/supernet: step') == whole[1].count(f'{name}/top2: step') == 4

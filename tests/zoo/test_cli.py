@@ -21,7 +21,7 @@ from zoo.table import BEGIN, END, markdown_table, replace_table
 
 ROOT = Path(zoo.__file__).parents[1]
 ENTRIES = ROOT / 'zoo' / 'entries'
-COMMANDS = ('list', 'info', 'validate', 'convert', 'table', 'schema', 'measure')
+COMMANDS = ('list', 'info', 'validate', 'convert', 'table', 'picture', 'schema', 'measure')
 Capture = pytest.CaptureFixture[str]
 
 

@@ -1,0 +1,125 @@
+"""What a run has left in its folder, read again."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.evidence import binomial_error, summarise_random
+from search.spaces import FamilySpace, load_space
+from zoo.errors import ZooError
+
+__all__ = ['Files']
+
+Record = dict[str, Any]
+
+
+class Files:
+    """What a run has left in its folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.about = self.read('config.json')
+        if not isinstance(self.about, dict) or 'config' not in self.about:
+            raise ZooError(f'{folder}: holds no run, a folder that was given as --out is needed.')
+        self.config: Record = self.about['config']
+
+    def read(self, name: str) -> Any:
+        """A JSON file's data; None if there is no such file."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_bytes()) if path.is_file() else None
+        except (OSError, ValueError):
+            raise ZooError(f'{path}: is damaged, the file as it was written is needed.') from None
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """What each phase took."""
+        path = self.folder / 'checkpoint.pt'
+        found = torch.load(path, map_location='cpu', weights_only=True) if path.is_file() else {}
+        seconds: dict[str, float] = found.get('seconds', {})
+        return seconds
+
+    @property
+    def limits(self) -> dict[str, list[float]]:
+        """Lowest and highest cost, by name."""
+        found = {name: limit for name, limit in self.config['search']['limits'].items() if limit is not None}
+        return {name: limit['seconds'] if name == 'latency' else limit for name, limit in found.items()}
+
+    def load_space(self, restrict: Mapping[str, Any]) -> FamilySpace:
+        """The space, the one that was found where that was searched, with fewer values of some choices."""
+        space = load_space(
+            self.read('space.json') or self.config['space'], tuple(self.config['input']['size'])
+        )
+        allowed = {**self.config['restrict'], **restrict}
+        return space.restrict(allowed) if allowed else space
+
+    @cached_property
+    def space(self) -> FamilySpace:
+        return self.load_space({})
+
+    def events(self, phase: str) -> list[Record]:
+        """Of the run's log."""
+        path = self.folder / 'events.jsonl'
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [event for line in lines if (event := json.loads(line))['phase'] == phase]
+
+    def iterations(self) -> list[Record]:
+        """Of a search of the space."""
+        numbers = range(1, self.config.get('evolve', {}).get('iterations', 0) + 1)
+        found = [self.read(f'iteration{number}/errors.json') for number in numbers]
+        return [errors for errors in found if errors is not None]
+
+    def relaxations(self) -> list[Record]:
+        """Of a differentiable search: the record of each seed, with its last architecture parameters."""
+        if self.config['method'] != 'differentiable':
+            return []
+        found = self.read('seeds.json') or []
+        return [record | self.read(f'seed{record["seed"]}/target.json') for record in found]
+
+    def find_kept(self) -> Record | None:
+        """What a differentiable search has found."""
+        kept = next((record for record in self.relaxations() if record['kept']), None)
+        if kept is None:
+            return None
+        metrics = {key: value for key, value in kept['trained'].items() if key != 'score'}
+        found = {key: kept[key] for key in ('genotype', 'params', 'macs')}
+        values = self.space.space.values(tuple(kept['genotype']))
+        return found | {
+            'values': values,
+            'score': kept['trained']['score'],
+            'metrics': metrics,
+            'standard_error': self.find_error(metrics['top1']),
+        }
+
+    def find_error(self, top1: float) -> float | None:
+        """Standard error of a score on val that is an accuracy."""
+        images = (self.read('data.json') or {}).get('val')
+        if self.config['search']['objective'] != 'top1' or not images:
+            return None
+        return binomial_error(top1, images)
+
+    def comparison(self, entry: Record | None) -> Record | None:
+        """The trainings of the result, the emitted one first, and of random networks of equal cost."""
+        numbers = range(1, 101)
+        found = [self.read(f'comparison/again{i}.json') for i in (0, *numbers)]
+        random = [self.read(f'comparison/random{i}.json') for i in numbers]
+        if entry is None or not any(random):
+            return None
+        emitted = entry['measured'] | next(iter(entry['weights'].values()))['metrics']
+        return {
+            'found': [emitted, *(record for record in found if record)],
+            'random': [record for record in random if record],
+        }
+
+    def compare_with_trained(self) -> Record | None:
+        """A search without candidates beside random networks of equal cost, by their accuracy on val."""
+        entry = self.read(f'{self.config["name"]}.json')
+        if (compared := self.comparison(entry)) is None:
+            return None
+        accuracies = {key: [row['val_top1'] for row in rows] for key, rows in compared.items()}
+        score = sum(accuracies['found']) / len(accuracies['found'])
+        return {'of': 'trained', 'found': score, **summarise_random(accuracies['random'], score, False)}
