@@ -62,7 +62,7 @@ def main() -> None:
     write_atomic(args.out / f'{args.method}.json', format_json(records).encode())
     for data, found in records.items():
         for key in ('axial', 'rose'):
-            if key in found[0]:
+            if isinstance(found[0].get(key), int):
                 print(f'{data}: {key} in {sum(bool(r[key]) for r in found)} of {len(found)} seeds')
         for key in (key for key, value in found[0].items() if isinstance(value, float)):
             values = [record[key] for record in found]

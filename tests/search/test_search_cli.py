@@ -182,9 +182,11 @@ def test_demo_draws_predictions(tmp_path, capsys):
     assert main(['search', 'demo', '--out', str(tmp_path), *overrides, 'data.num_workers=0']) == 0
     output = capsys.readouterr().out
     drawing = output.split('as that model sees them:\n\n')[1].splitlines()
-    assert len(drawing) == 9
     assert all(len(line) == 5 * 16 + 4 * 3 for line in drawing[:8])
     assert len(re.findall(r'\d \(\d+ %\), is \d', drawing[8])) == 5
+    page = tmp_path / 'report' / 'index.html'
+    assert drawing[9:] == ['', f'The report, a page for any browser: {page}']
+    assert 'data:image/png;base64,' in page.read_text()
 
 
 def test_ctrl_c(tmp_path):

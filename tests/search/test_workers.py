@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import worker_evaluators
+from interruptions import read_all
 
 from search import candidates as search_candidates
 from search.candidates import find_best
@@ -113,10 +114,6 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('whole')
     one_shot(tiny(), folder, quiet=True)
     return folder
-
-
-def read_all(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in [*folder.glob('*.json'), *folder.glob('*.safetensors')]}
 
 
 def test_two_processes_interrupted_in_the_middle_give_the_same_bytes(whole, tmp_path):
