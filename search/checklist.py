@@ -52,7 +52,7 @@ def build_checklist(folder: Path | str) -> Record:
     Raises:
         ZooError: There is no run in the folder.
     """
-    files = Files(Path(folder))
+    files = Files.open(folder)
     config, entry = files.config, files.read(f'{files.config["name"]}.json')
     weights = next(iter(entry['weights'].values())) if entry else {}
     searches = [Search(files, prefix, space) for prefix, space in list_searches(files)]
@@ -69,8 +69,8 @@ def build_checklist(folder: Path | str) -> Record:
             'name': config['name'],
             'method': config['method'],
             'seed': config['seed'],
-            'versions': files.about['versions'],
-            'device': files.about['versions'].get('device'),
+            'versions': files.versions,
+            'device': files.versions.get('device'),
             'data': data or None,
         },
         'evaluations': add([search.count() for search in searches]) if searches else None,
@@ -82,11 +82,12 @@ def build_checklist(folder: Path | str) -> Record:
         'recheck': last and last.recheck(),
         'val': tested['val'],
         'test': tested['test'],
-        'comparison': files.comparison(entry),
+        'comparison': files.comparison(),
         'rank_correlation': files.read('correlation.json'),
         'predictor': None,
-        'space_search': describe_spaces(files.iterations()),
-        'ppo': last and describe_policy(config['search'], last.found, files.events(f'{last.prefix}policy')),
+        'space_search': describe_spaces([errors for _, errors in files.iterations]),
+        'ppo': last
+        and describe_policy(config['search'], last.found, files.events_of(f'{last.prefix}policy')),
         'differentiable': describe_relaxation(files.relaxations()),
     }
 

@@ -22,7 +22,7 @@ from search.config import SearchConfig, parse_config
 from search.methods.two_level import first_level, second_level
 from search.problem import Problem
 from search.progress import Progress
-from search.runfiles import RunFiles, open_files
+from search.runfiles import RunFiles
 from search.seeding import derive_seed
 from search.space import Genotype
 from search.table import Row, read_rows
@@ -124,7 +124,7 @@ def correlate(
         ZooError: The folder holds no such run, or the table is not of its space.
         Interrupted: The user asked to stop; the same call continues.
     """
-    files = open_files(folder)
+    files = RunFiles.open(folder)
     found = []
     for section, problem in _find_problems(files, overrides):
         where = files.folder / section

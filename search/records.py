@@ -1,14 +1,14 @@
-"""What a run has left in its folder, read again."""
+"""What a checklist needs of a run's folder."""
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from search.evidence import binomial_error, summarise_random
+from search.runfiles import RunFiles
 from search.spaces import FamilySpace, load_space
 from zoo.errors import ZooError
 
@@ -17,23 +17,15 @@ __all__ = ['Files']
 Record = dict[str, Any]
 
 
-class Files:
-    """What a run has left in its folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.about = self.read('config.json')
-        if not isinstance(self.about, dict) or 'config' not in self.about:
-            raise ZooError(f'{folder}: holds no run, a folder that was given as --out is needed.')
-        self.config: Record = self.about['config']
+@dataclass(frozen=True)
+class Files(RunFiles):
+    """A run's folder, for who asks how good the search was: damaged files are refused."""
 
     def read(self, name: str) -> Any:
-        """A JSON file's data; None if there is no such file."""
-        path = self.folder / name
-        try:
-            return json.loads(path.read_bytes()) if path.is_file() else None
-        except (OSError, ValueError):
-            raise ZooError(f'{path}: is damaged, the file as it was written is needed.') from None
+        found = super().read(name)
+        if found is None and (self.folder / name).is_file():
+            raise ZooError(f'{self.folder / name}: is damaged, the file as it was written is needed.')
+        return found
 
     @cached_property
     def seconds(self) -> dict[str, float]:
@@ -60,18 +52,6 @@ class Files:
     @cached_property
     def space(self) -> FamilySpace:
         return self.load_space({})
-
-    def events(self, phase: str) -> list[Record]:
-        """Of the run's log."""
-        path = self.folder / 'events.jsonl'
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [event for line in lines if (event := json.loads(line))['phase'] == phase]
-
-    def iterations(self) -> list[Record]:
-        """Of a search of the space."""
-        numbers = range(1, self.config.get('evolve', {}).get('iterations', 0) + 1)
-        found = [self.read(f'iteration{number}/errors.json') for number in numbers]
-        return [errors for errors in found if errors is not None]
 
     def relaxations(self) -> list[Record]:
         """Of a differentiable search: the record of each seed, with its last architecture parameters."""
@@ -102,23 +82,14 @@ class Files:
             return None
         return binomial_error(top1, images)
 
-    def comparison(self, entry: Record | None) -> Record | None:
+    def comparison(self) -> Record | None:
         """The trainings of the result, the emitted one first, and of random networks of equal cost."""
-        numbers = range(1, 101)
-        found = [self.read(f'comparison/again{i}.json') for i in (0, *numbers)]
-        random = [self.read(f'comparison/random{i}.json') for i in numbers]
-        if entry is None or not any(random):
-            return None
-        emitted = entry['measured'] | next(iter(entry['weights'].values()))['metrics']
-        return {
-            'found': [emitted, *(record for record in found if record)],
-            'random': [record for record in random if record],
-        }
+        random = self.read_comparison('random')
+        return {'found': self.again, 'random': random} if self.again and random else None
 
     def compare_with_trained(self) -> Record | None:
         """A search without candidates beside random networks of equal cost, by their accuracy on val."""
-        entry = self.read(f'{self.config["name"]}.json')
-        if (compared := self.comparison(entry)) is None:
+        if (compared := self.comparison()) is None:
             return None
         accuracies = {key: [row['val_top1'] for row in rows] for key, rows in compared.items()}
         score = sum(accuracies['found']) / len(accuracies['found'])

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from search.checklist_report import list_points
 from search.report_figures import Shown, list_figures, spread
-from search.runfiles import SECTIONS, RunFiles, open_files
+from search.runfiles import SECTIONS, RunFiles
 from zoo.files import write_atomic
 
 __all__ = ['add_parser', 'render', 'write_report']
@@ -40,7 +40,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
         ZooError: The folder holds no search.
         OSError: The files cannot be written.
     """
-    run = open_files(folder)
+    run = RunFiles.open(folder)
     out = run.folder / 'report' if out is None else Path(out)
     figures = list_figures(run)
     page = render(run, figures)

@@ -5,14 +5,15 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zoo.entry import Entry, read_entry
 from zoo.errors import ZooError
 
-__all__ = ['RunFiles', 'open_files']
+__all__ = ['RunFiles']
 
 Record = dict[str, Any]
+R = TypeVar('R', bound='RunFiles')
 SECTIONS = ('', 'level1/', 'level2/')
 """Where a search by a strategy may stand: in the run itself, or at one of two levels."""
 
@@ -32,6 +33,30 @@ class RunFiles:
     config: Record
     versions: Record
     faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls: type[R], folder: Path | str) -> R:
+        """Opens a run's folder for reading.
+
+        Raises:
+            ZooError: It holds no run of a search.
+        """
+        folder = Path(folder)
+        path = folder / 'config.json'
+        needed = 'the folder of a `searchzoo search run` is needed'
+        if not path.is_file():
+            runs = sorted(item.parent.name for item in folder.glob('*/config.json'))
+            hint = f', but runs in {", ".join(runs[:3])}' if runs else ''
+            raise ZooError(f'{folder}: found no config.json{hint}; {needed}.')
+        try:
+            found = json.loads(path.read_bytes())
+            config, versions = found['config'], found['versions']
+            is_search = {'method', 'name', 'search'} <= set(config)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ZooError(f'{path}: is damaged; {needed}.') from None
+        if not is_search:
+            raise ZooError(f'{folder}: found a run that is no search; {needed}.')
+        return cls(folder, config, versions)
 
     @property
     def name(self) -> str:
@@ -65,6 +90,10 @@ class RunFiles:
             lines = 'line is' if damaged == 1 else 'lines are'
             self.faults.append(f'events.jsonl: {damaged} {lines} damaged and left out.')
         return found
+
+    def events_of(self, phase: str) -> list[Record]:
+        """The events of a phase."""
+        return [event for event in self.events if event['phase'] == phase]
 
     @cached_property
     def entry(self) -> Entry | None:
@@ -113,8 +142,7 @@ class RunFiles:
         found = self.read(f'{section}{name}.json')
         if isinstance(found, dict):
             return [c for c in found.get('candidates', []) if {'score', 'macs'} <= set(c)]
-        logged = [event for event in self.events if event['phase'] == f'{section}{name}']
-        return [event for event in logged if {'score', 'macs'} <= set(event)]
+        return [e for e in self.events_of(f'{section}{name}') if {'score', 'macs'} <= set(e)]
 
     def best(self, section: str) -> Record | None:
         """The best candidate of a finished search."""
@@ -136,27 +164,3 @@ class RunFiles:
         """The events of one of several searches by gradients."""
         logged = [e for e in self.events if e['phase'].startswith(f'seed{number}/')]
         return [event for event in logged if any(key.startswith('weight/') for key in event)]
-
-
-def open_files(folder: Path | str) -> RunFiles:
-    """Opens a run's folder for reading.
-
-    Raises:
-        ZooError: It holds no run of a search.
-    """
-    folder = Path(folder)
-    path = folder / 'config.json'
-    needed = 'the folder of a `searchzoo search run` is needed'
-    if not path.is_file():
-        runs = sorted(item.parent.name for item in folder.glob('*/config.json'))
-        hint = f', but runs in {", ".join(runs[:3])}' if runs else ''
-        raise ZooError(f'{folder}: found no config.json{hint}; {needed}.')
-    try:
-        found = json.loads(path.read_bytes())
-        config, versions = found['config'], found['versions']
-        is_search = {'method', 'name', 'search'} <= set(config)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ZooError(f'{path}: is damaged; {needed}.') from None
-    if not is_search:
-        raise ZooError(f'{folder}: found a run that is no search; {needed}.')
-    return RunFiles(folder, config, versions)

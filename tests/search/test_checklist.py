@@ -499,7 +499,7 @@ class TestSeeds:
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(ZooError, match='holds no run'):
+    with pytest.raises(ZooError, match=r'found no config\.json; the folder of a'):
         build_checklist(tmp_path)
 
 

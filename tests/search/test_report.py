@@ -21,7 +21,7 @@ from search.figures.trainings import group_losses, join_phases
 from search.methods import METHODS
 from search.report import write_report
 from search.report_figures import list_figures
-from search.runfiles import open_files
+from search.runfiles import RunFiles
 from zoo.console import main
 from zoo.errors import ZooError
 
@@ -168,14 +168,14 @@ def test_what_was_not_measured_says_so(copy_run):
 
 def test_correlation_is_shown_where_it_was_measured(copy_run):
     folder = copy_run('tiny')
-    assert 'correlation' not in [figure.name for figure in list_figures(open_files(folder))]
+    assert 'correlation' not in [figure.name for figure in list_figures(RunFiles.open(folder))]
     points = [{'genotype': [i], 'supernet': i / 7, 'alone': i * i} for i in range(9)]
     found = {
         'tau': 0.5125, 'interval': [0.25, 0.75], 'n': 9, 'objective': 'loss', 'points': points,
         'tau_top_third': 0.125, 'interval_top_third': [-0.5, 0.5], 'n_top_third': 3,
     }  # fmt: skip
     (folder / 'correlation.json').write_text(json.dumps(found))
-    (shown,) = [figure for figure in list_figures(open_files(folder)) if figure.name == 'correlation']
+    (shown,) = [figure for figure in list_figures(RunFiles.open(folder)) if figure.name == 'correlation']
     assert shown.caption.startswith('9 networks')
     assert 'Negative loss on val, in both cases' in shown.caption
     for text in ('tau 0.51, 95 % interval 0.25 to 0.75;', '(n = 3): 0.12, 95 % interval -0.50 to 0.50.'):
@@ -201,7 +201,7 @@ def test_unfinished_run_is_reported_as_far_as_it_is(tmp_path, point):
     config = load_config(HERE / 'tiny.yaml', ['supernet.recipe.epochs=1', 'search.baseline=false'])
     with pytest.raises(Stop):
         METHODS[config.method](config, tmp_path / 'run', fault=fault, quiet=True)
-    names = [figure.name for figure in list_figures(open_files(tmp_path / 'run'))]
+    names = [figure.name for figure in list_figures(RunFiles.open(tmp_path / 'run'))]
     assert (
         names
         == {
@@ -240,7 +240,7 @@ def test_folders_that_are_no_runs(tmp_path, copy_run, capsys):
     assert 'found a run that is no search' in capsys.readouterr().err
     (run / 'config.json').write_text('{"config": ')
     with pytest.raises(ZooError, match=r'config\.json: is damaged'):
-        open_files(run)
+        RunFiles.open(run)
     assert not list(tmp_path.rglob('report'))
 
 
