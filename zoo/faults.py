@@ -57,7 +57,9 @@ def _describe(fault: Any, known: list[str]) -> str:
         return f'found no {fault["ctx"]["discriminator"]}, this key is required'
     if kind == 'union_tag_invalid':
         context = fault['ctx']
-        return f'{context["discriminator"]}: found {context["tag"]!r}, must be {context["expected_tags"]}'
+        return (
+            f'{context["discriminator"]}: found {shorten(context["tag"])}, must be {context["expected_tags"]}'
+        )
     if kind == 'string_pattern_mismatch':
         message = f'text of the form {fault["ctx"]["pattern"]} is allowed'
     message = message.removeprefix('Value error, ').replace('Input should be', 'must be')

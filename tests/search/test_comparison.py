@@ -315,7 +315,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ('arguments', 'words'),
         [
-            (['nowhere.jsonl'], ['nowhere.jsonl', 'cannot be read']),
+            (['nowhere.jsonl'], ["There is no configuration 'nowhere.jsonl'"]),
             (['TABLE', '--metric', 'top5'], ["'loss', 'top1'", "'top5' is needed"]),
             (['TABLE', '--budget', '701'], ['--budget', 'found 701', '700']),
             (['TABLE', '--seeds', '2'], ['--seeds', 'found 2', '5 to 1000']),

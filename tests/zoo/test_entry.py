@@ -426,6 +426,13 @@ def test_random_faults_raise_the_packages_error_only(name: str, junks: list[Any]
     check_text(damage(text, rng) if rng.random() < 0.3 else text)
 
 
+def test_a_huge_operator_is_not_repeated_in_full() -> None:
+    """What the random faults have found."""
+    change = data('trionet_a')
+    change['arch']['stages'][3][0]['operator'] = [0] * 2000
+    check_text(json.dumps(change).encode())
+
+
 def check_text(text: bytes) -> None:
     """Reading gives an entry that can be written and read again, or one error whose lines name the file."""
     start = time.process_time()
