@@ -1,5 +1,6 @@
 """The checklist of a search (:mod:`search.checklist`) as text: every point, also what was not measured."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -91,7 +92,7 @@ def evaluations(found: Record) -> str:
 def time(found: Record) -> Iterator[str]:
     groups: dict[str, float] = {}
     for phase in found['phases']:
-        name = phase['name'].rstrip('0123456789')
+        name = re.sub(r'\d+$', '<n>', phase['name'])
         groups[name] = groups.get(name, 0.0) + phase['seconds']
     parts = ', '.join(f'{name} {seconds:.3g} s' for name, seconds in groups.items() if seconds >= 0.05)
     yield f'{found["total_seconds"]:,.1f} s: {parts}'

@@ -47,7 +47,7 @@ def cut_outliers(axes: Axes, values: Sequence[float]) -> None:
     margin = 0.05 * (best - floor)
     axes.set_ylim(floor - margin, best + margin)
     text = f'{hidden} lower not shown'
-    axes.text(0.99, 0.02, text, transform=axes.transAxes, ha='right', fontsize='small', color='#555555')
+    axes.text(0.01, 0.02, text, transform=axes.transAxes, fontsize='small', color='#555555')
 
 
 def to_png(figure: Figure) -> bytes:
