@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from search.arguments import add_overrides, count
 from search.candidates import SUPERNET, make_evaluator
@@ -49,9 +48,8 @@ class Correlation:
     """Kendall's tau-b of two scores of the same networks.
 
     Attributes:
-        tau: Over all.
-        interval: 95 % of bootstrap resamples of the networks lie within (percentiles); NaN where a resample
-            has no order.
+        tau: Over all; NaN where all estimates or all true scores are equal.
+        interval: 95 % of bootstrap resamples of the networks lie within (percentiles); NaN as tau.
         n: How many networks.
     """
 
@@ -68,12 +66,15 @@ def rank_correlation(estimates: Sequence[float], truth: Sequence[float], seed: i
         truth: The same networks'.
         seed: Of the bootstrap.
     """
-    n = len(truth)
+    n, x, y = len(truth), np.asarray(estimates, float), np.asarray(truth, float)
+    tau = float(_taus(x, y, np.ones((1, n), int))[0])
+    if math.isnan(tau):
+        return Correlation(tau, (math.nan, math.nan), n)
     rng = np.random.default_rng(derive_seed(seed, 'bootstrap'))
     resamples = rng.multinomial(n, [1 / n] * n, RESAMPLES)
-    taus = _taus(np.asarray(estimates, float), np.asarray(truth, float), resamples)
+    taus = _taus(x, y, resamples)
     low, high = np.nanpercentile(taus, [2.5, 97.5])
-    return Correlation(float(stats.kendalltau(estimates, truth).statistic), (float(low), float(high)), n)
+    return Correlation(tau, (float(low), float(high)), n)
 
 
 def _taus(x: Floats, y: Floats, resamples: NDArray[np.int64]) -> Floats:
@@ -84,13 +85,24 @@ def _taus(x: Floats, y: Floats, resamples: NDArray[np.int64]) -> Floats:
         y: (n,).
         resamples: (R, n), how often each network is in it. One with itself is a tie in both.
     """
-    signs = [np.sign(values[:, None] - values) for values in (x, y)]
+    signs = [_order(values) for values in (x, y)]
 
     def total(pairs: Floats) -> Floats:
         return np.asarray(((resamples @ pairs) * resamples).sum(1))
 
     with np.errstate(invalid='ignore'):
         return total(signs[0] * signs[1]) / np.sqrt(total(signs[0] ** 2) * total(signs[1] ** 2))
+
+
+def _order(values: Floats) -> Floats:
+    """The sign of each difference, (n, n)."""
+    return np.asarray(np.sign(values[:, None] - values))
+
+
+def spearman(estimates: Sequence[float], truth: Sequence[float]) -> float:
+    """Spearman's rho: the correlation of average ranks, half the sums of signs but for a constant."""
+    ranks = [_order(np.asarray(values, float)).sum(1) for values in (estimates, truth)]
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def correlate(
@@ -144,6 +156,9 @@ def describe(record: Record) -> list[str]:
     """Lines for people."""
     lines = []
     for label, end in (('all', ''), ('the best third', '_top_third')):
+        if record[f'tau{end}'] is None:
+            lines.append(f'  {label:16} not measured: all scores are equal, n = {record[f"n{end}"]}')
+            continue
         low, high = record[f'interval{end}']
         tau = f'{record[f"tau{end}"]:+.2f} [{low:+.2f}, {high:+.2f}]'
         lines.append(f'  {label:16} Kendall tau {tau}, n = {record[f"n{end}"]}')
@@ -198,12 +213,15 @@ def _measure(problem: Problem, folder: Path, rows: dict[Genotype, Row], quiet: b
         raise ZooError(
             f'{folder}: found {len(points)} networks with both scores, at least {FEWEST} are needed.'
         )
+    summary = summarize(points)
+    if summary['tau'] is None:
+        raise ZooError(f'{folder}: all of {len(points)} networks have the same score; nothing can be ranked.')
     groups = [
         [row.metrics[objective], *(metrics[objective] for metrics in row.again)]
         for row in rows.values()
         if row.metrics is not None and row.again
     ]
-    return summarize(points) | {
+    return summary | {
         'objective': objective,
         'repeatability': variance_share(groups).share if len(groups) > 1 else None,
         'points': points,
@@ -216,8 +234,11 @@ def summarize(points: Sequence[Record]) -> Record:
     record: Record = {}
     for end, chosen in (('', points), ('_top_third', best)):
         found = rank_correlation(*_scores(chosen))
+        if math.isnan(found.tau):
+            record |= {f'tau{end}': None, f'interval{end}': None, f'n{end}': found.n}
+            continue
         record |= {f'tau{end}': found.tau, f'interval{end}': list(found.interval), f'n{end}': found.n}
-    return record | {'spearman': float(stats.spearmanr(*_scores(points)).statistic)}
+    return record | {'spearman': None if record['tau'] is None else spearman(*_scores(points))}
 
 
 def _scores(points: Sequence[Record]) -> tuple[list[float], list[float]]:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     'count',
     'find_front',
     'find_slack',
+    'pareto_front',
     'rank',
     'summarise_random',
     'trace_best',
@@ -55,9 +56,14 @@ def find_front(candidates: Sequence[Record]) -> list[Record]:
     have no accuracy of their own.
     """
     judged = [record for record in candidates if record['score'] is not None and 'images' not in record]
+    return pareto_front(judged, find_accuracy)
+
+
+def pareto_front(records: Sequence[Record], value: Callable[[Record], float]) -> list[Record]:
+    """The records that no other one beats: fewer MACs always mean less of the value. By MACs, ascending."""
     front: list[Record] = []
-    for record in sorted(judged, key=lambda record: (record['macs'], -find_accuracy(record))):
-        if not front or find_accuracy(record) > find_accuracy(front[-1]):
+    for record in sorted(records, key=lambda record: (record['macs'], -value(record))):
+        if not front or value(record) > value(front[-1]):
             front.append(record)
     return front
 

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from search.evidence import pareto_front
 from search.figures.style import BLUE, GREEN, GREY, ORANGE, cut_outliers, make_axes, to_png
 
-__all__ = ['Searched', 'draw_front', 'draw_history', 'pareto_front']
+__all__ = ['Searched', 'draw_front', 'draw_history']
 
 Record = Mapping[str, Any]
 
@@ -58,20 +60,11 @@ class Searched:
     @property
     def front(self) -> list[Record]:
         """The candidates that no other one beats, by the first of the metrics."""
-        return pareto_front(self.scored, next(iter(self.metrics)))
+        return pareto_front(self.scored, itemgetter(next(iter(self.metrics))))
 
 
 def is_given_up(record: Record) -> bool:
     return 'images' in record
-
-
-def pareto_front(records: Sequence[Record], key: str = 'score') -> list[Record]:
-    """The records that no other one beats: fewer MACs always mean a lower score. By MACs, ascending."""
-    front: list[Record] = []
-    for record in sorted(records, key=lambda record: (record['macs'], -record[key])):
-        if not front or record[key] > front[-1][key]:
-            front.append(record)
-    return front
 
 
 def draw_front(searched: Searched) -> bytes:
@@ -88,7 +81,7 @@ def draw_front(searched: Searched) -> bytes:
 
 def draw_metric(axes: Axes, searched: Searched, key: str) -> None:
     """A metric of all that have it."""
-    front = pareto_front(searched.scored, key)
+    front = pareto_front(searched.scored, itemgetter(key))
     groups = (
         (searched.random, 'o', GREY, 20, 'random'),
         (searched.given_up, 'v', '#c9b7a8', 18, 'given up: at best'),

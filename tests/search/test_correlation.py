@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from search.config import load_config
-from search.correlation import correlate, describe, rank_correlation, summarize
+from search.correlation import correlate, describe, rank_correlation, spearman, summarize
 from search.methods import METHODS
 from zoo.console import main
 from zoo.errors import ZooError
@@ -36,8 +37,10 @@ def test_tau_by_its_definition(levels):
     x, y = rng.integers(levels, size=(2, 40))
     found = rank_correlation(x, x + y)
     assert found.tau == pytest.approx(tau_b(x, x + y))
+    assert found.tau == pytest.approx(stats.kendalltau(x, x + y).statistic)
     assert found.interval[0] <= found.tau <= found.interval[1]
     assert found.n == 40
+    assert spearman(x, x + y) == pytest.approx(stats.spearmanr(x, x + y).statistic)
 
 
 def test_interval_covers_what_is_true():
@@ -67,6 +70,16 @@ def test_the_best_third_is_that_of_the_truth():
     assert (found['n'], found['n_top_third']) == (30, 10)
     assert found['tau_top_third'] == pytest.approx(-1)
     assert found['tau'] > 0.5
+
+
+def test_equal_scores_have_no_order():
+    points = [{'genotype': [i], 'supernet': min(i, 20), 'alone': i} for i in range(30)]
+    found = summarize(points)
+    assert found['tau'] > 0.5
+    assert (found['tau_top_third'], found['interval_top_third'], found['n_top_third']) == (None, None, 10)
+    text = '\n'.join(describe(found | {'objective': 'top1', 'repeatability': None}))
+    assert 'the best third   not measured: all scores are equal, n = 10' in text
+    assert summarize([point | {'supernet': 1} for point in points])['tau'] is None
 
 
 @pytest.fixture(scope='module')

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from interruptions import Stop
 
 from search.cli import main as search_main
 from search.config import load_config
-from search.figures.candidates import Searched, best_so_far, pareto_front
+from search.evidence import pareto_front
+from search.figures.candidates import Searched, best_so_far
 from search.figures.trainings import group_losses, join_phases
 from search.methods import METHODS
 from search.report import write_report
@@ -281,7 +283,7 @@ def test_pareto_front_is_what_no_other_beats():
         kept = {
             (a['macs'], a['score']) for a, is_beaten in zip(records, beaten, strict=True) if not is_beaten
         }
-        assert [(r['macs'], r['score']) for r in pareto_front(records)] == sorted(kept)
+        assert [(r['macs'], r['score']) for r in pareto_front(records, itemgetter('score'))] == sorted(kept)
 
 
 def test_best_so_far_leaves_out_bounds_and_failures():
