@@ -2,7 +2,7 @@
 # Both make .venv when it is missing; it needs Python 3.10 to 3.13 with venv, and a C++ compiler for torch.compile.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types install constraints clean distclean
+.PHONY: help demo regenerate test test-slow lint format types install constraints clean distclean
 
 RUN := .venv/bin/python -m
 CODE := zoo search downstream tests benchmarks
@@ -42,6 +42,9 @@ format: install  ## let ruff write the formatting and the safe corrections
 
 install:  ## .venv with the pinned packages; nothing where it is up to date
 	@sh scripts/install.sh
+
+regenerate: install  ## search and train the bundled networks anew, on handwritten digits (20 minutes)
+	.venv/bin/python scripts/regenerate.py
 
 constraints: install  ## resolve constraints.txt anew for Python 3.10 to 3.13 (UPGRADE=--upgrade for newer versions)
 	$(RUN) uv pip compile pyproject.toml constraints.in --universal --python-version 3.10 --all-extras \

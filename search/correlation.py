@@ -1,12 +1,14 @@
 """How far a search can trust its estimates: they beside what the same networks reach when trained alone.
 
 The measure is Kendall's tau (tau-b) over networks that are drawn at random, with a bootstrap interval, and
-over the best third of them, among which a search has to choose.
+over the best third of them, among which a search has to choose. What a network reaches alone is the mean of
+its trainings with several seeds: one training more or less well begun can hide all differences.
 """
 
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +111,7 @@ def correlate(
     folder: Path | str,
     overrides: Sequence[str] = (),
     architectures: int = 50,
-    repeated: int = 0,
+    trainings: int = 1,
     table: Path | str | None = None,
     *,
     quiet: bool = False,
@@ -124,13 +126,13 @@ def correlate(
         folder: Of a run that has trained its supernet, or has none and scores in another way.
         overrides: Changes of its config: where the data are, how networks are trained (``retrain``).
         architectures: To train.
-        repeated: So many of them twice, which tells how far they can be ranked at all.
+        trainings: Of each, with different seeds; from two on it is known how far they can be ranked at all.
         table: Holds architectures of this space and how good they are, instead.
         quiet: No progress on stderr.
 
     Returns:
         The name of each searched part of the run and its record: tau, interval, n; the same of the best
-        third; spearman, objective, repeatability and the points.
+        third; spearman, objective, trainings, repeatability, ceiling and the points.
 
     Raises:
         ZooError: The folder holds no such run, or the table is not of its space.
@@ -145,7 +147,8 @@ def correlate(
             if (recipe := problem.config.retrain) is None:
                 raise ZooError('retrain: found none, it must say how networks are trained alone.')
             config = problem.config.model_copy(update={'seed': files.config['seed']})
-            path = tabulate(config, where / 'alone', architectures, repeated, 2, recipe, quiet=quiet)
+            again = architectures if trainings > 1 else 0
+            path = tabulate(config, where / 'alone', architectures, again, trainings, recipe, quiet=quiet)
         record = _measure(problem, where, read_rows(path, problem.space.space), quiet)
         write_atomic(where / CORRELATION, format_json(record).encode())
         found.append((section, record))
@@ -163,11 +166,19 @@ def describe(record: Record) -> list[str]:
         tau = f'{record[f"tau{end}"]:+.2f} [{low:+.2f}, {high:+.2f}]'
         lines.append(f'  {label:16} Kendall tau {tau}, n = {record[f"n{end}"]}')
     lines.append(f'  {"":16} Spearman rho {record["spearman"]:+.2f}')
-    share = record['repeatability']
-    repeats = f'{share:.2f}' if share is not None else 'not measured (--repeated)'
-    lines.append(f'  correlation of two trainings of one architecture: {repeats}')
+    lines.append(f'  {_describe_noise(record)}')
     lines.append(f'  by {record["objective"]} on val; in brackets 95 % of {RESAMPLES} bootstrap resamples')
     return lines
+
+
+def _describe_noise(record: Record) -> str:
+    if record['repeatability'] is None:
+        return 'correlation of two trainings of one architecture: not measured (--trainings)'
+    limit = 'none' if record['ceiling'] is None else f'{record["ceiling"]:.2f}'
+    return (
+        f'correlation of two trainings of one architecture: {record["repeatability"]:.2f}; with '
+        f'{record["trainings"]:g} of each, the truth itself would have a tau of about {limit}'
+    )
 
 
 def _find_problems(files: RunFiles, overrides: Sequence[str]) -> list[tuple[str, Problem]]:
@@ -201,12 +212,15 @@ def _measure(problem: Problem, folder: Path, rows: dict[Genotype, Row], quiet: b
     objective = problem.search_config.objective
     sign = 1 if objective == 'top1' else -1
     points: list[Record] = []
+    groups: list[list[float]] = []
     evaluator = make_evaluator(problem, folder)
     with Progress('scoring', len(rows), unit='network', quiet=quiet) as progress:
         for genotype, row in rows.items():
             estimate = evaluator(genotype).score
             if row.metrics is not None and math.isfinite(estimate):
-                alone = sign * row.metrics[objective]
+                reached = [metrics[objective] for metrics in (row.metrics, *row.again)]
+                groups.append(reached)
+                alone = sign * statistics.fmean(reached)
                 points.append({'genotype': genotype, 'supernet': estimate, 'alone': alone})
             progress.update('')
     if len(points) < FEWEST:
@@ -216,16 +230,28 @@ def _measure(problem: Problem, folder: Path, rows: dict[Genotype, Row], quiet: b
     summary = summarize(points)
     if summary['tau'] is None:
         raise ZooError(f'{folder}: all of {len(points)} networks have the same score; nothing can be ranked.')
-    groups = [
-        [row.metrics[objective], *(metrics[objective] for metrics in row.again)]
-        for row in rows.values()
-        if row.metrics is not None and row.again
-    ]
+    trainings = statistics.fmean(map(len, groups))
+    share = variance_share(groups).share if sum(len(group) > 1 for group in groups) > 1 else None
     return summary | {
         'objective': objective,
-        'repeatability': variance_share(groups).share if len(groups) > 1 else None,
+        'trainings': trainings,
+        'repeatability': share,
+        'ceiling': _ceiling(share, trainings),
         'points': points,
     }
+
+
+def _ceiling(share: float | None, trainings: float) -> float | None:
+    """Tau of the true order with that of means of several trainings, if both parts are normal.
+
+    Args:
+        share: The correlation of two trainings of one architecture.
+        trainings: Of each.
+    """
+    if share is None or math.isnan(share):
+        return None
+    reliability = trainings * share / (1 + (trainings - 1) * share)  # Spearman-Brown
+    return 2 / math.pi * math.asin(math.sqrt(min(max(reliability, 0.0), 1.0)))
 
 
 def summarize(points: Sequence[Record]) -> Record:
@@ -253,13 +279,15 @@ def add_parser(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_overrides(command, 'retrain.epochs=10')
     about = 'networks to draw and train, by default 50'
     command.add_argument('--architectures', type=count, default=50, metavar='N', help=about)
-    about = 'train so many of them twice, to know how far they can be ranked at all'
-    command.add_argument('--repeated', type=count, default=0, metavar='N', help=about)
+    about = 'of each network, whose mean is ranked; from 2 on they tell how far ranks can be trusted'
+    command.add_argument('--trainings', type=count, default=1, metavar='N', help=about)
     about = 'made by `searchzoo search tabulate` of the same space: no networks are trained'
     command.add_argument('--table', type=Path, metavar='FILE', help=about)
 
 
 def _run(args: argparse.Namespace) -> None:
-    for section, record in correlate(args.out, args.overrides, args.architectures, args.repeated, args.table):
+    for section, record in correlate(
+        args.out, args.overrides, args.architectures, args.trainings, args.table
+    ):
         print(f'{args.out / section}: {record["n"]} networks, as the search scores them and trained alone')
         print('\n'.join(describe(record)))

@@ -21,7 +21,15 @@ from zoo.arch import Arch
 from zoo.entry import make_entry
 from zoo.profile import profile
 
-__all__ = ['describe_search', 'entry_bytes', 'list_roles', 'measure', 'tag_of', 'weights_bytes']
+__all__ = [
+    'describe_file',
+    'describe_search',
+    'entry_bytes',
+    'list_roles',
+    'measure',
+    'tag_of',
+    'weights_bytes',
+]
 
 HOW = {
     'retrain': 'Trained from scratch on the train split.',
@@ -76,6 +84,12 @@ def measure(task: Task, arch: Arch, weights: dict[str, torch.Tensor]) -> dict[st
     }
 
 
+def describe_file(name: str, weights: bytes) -> dict[str, Any]:
+    """The source of weights that lie beside an entry."""
+    digest = hashlib.sha256(weights).hexdigest()
+    return {'file': f'{name}.safetensors', 'sha256': digest, 'size': len(weights)}
+
+
 def tag_of(data_name: str) -> str:
     """The tag of weights that were trained on a data set."""
     return re.sub(r'[^a-z0-9]+', '_', data_name.lower()).strip('_')[:64]
@@ -110,12 +124,12 @@ def entry_bytes(
     sizes = {role: len(problem.data.images(role)) for role in ['train', *list_roles(problem)]}
     tested = f' and {sizes["test"]} that were read only after all choices (test)' if config.test else ''
     record = {
-        'file': f'{config.name}.safetensors',
-        'sha256': hashlib.sha256(weights).hexdigest(),
+        'sources': [describe_file(config.name, weights)],
         'data': f'{data_name}: {sizes["train"]} images of its train split',
         'metrics': metrics,
-        'note': f'{HOW[config.weights]} Accuracies in per cent, float32, on {sizes["val"]} images held '
-        f'out to choose by (val){tested}.',
+        'evaluation': f'Accuracies in per cent, float32, on {sizes["val"]} images held out to choose by '
+        f'(val){tested}.',
+        'note': HOW[config.weights],
     }
     decisive = config.decisive()
     provenance = {

@@ -5,20 +5,18 @@ A source is a sequence of (PIL image, label) for one split of a data set.
 
 import difflib
 import random
-from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from search.planted import PLANTED, load_planted
 from zoo.arch import Part
+from zoo.digits import digits_indices, load_digits
 from zoo.errors import ZooError
 
 __all__ = [
@@ -70,32 +68,6 @@ class DataConfig(Part):
     )
     download: bool = False
     num_workers: Annotated[int, Field(ge=0, le=256)] = 0
-
-
-@cache
-def load_digits() -> list[tuple[Image.Image, int]]:
-    """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, in the order of its file."""
-    try:
-        from sklearn import datasets
-    except ImportError:
-        raise ZooError("data: 'digits' comes with scikit-learn: pip install 'searchzoo[search]'.") from None
-    digits = datasets.load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return [(Image.fromarray(image), int(label)) for image, label in zip(pixels, digits.target, strict=True)]
-
-
-def digits_indices(role: Role, source: Sequence[tuple[Image.Image, int]]) -> list[int]:
-    """The fixed split of the digits: 1,071 for train, 362 for val, 364 for test, each class in its share.
-
-    Of each class in file order, image k is test for k % 5 == 0, val for 1, else train; nothing is drawn.
-    """
-    seen: Counter[int] = Counter()
-    chosen = []
-    for index, (_, label) in enumerate(source):
-        if ('test', 'val', 'train', 'train', 'train')[seen[label] % 5] == role:
-            chosen.append(index)
-        seen[label] += 1
-    return chosen
 
 
 def check_config(config: DataConfig) -> None:

@@ -3,7 +3,6 @@
 The architecture and its provenance stay as they are; the weights say how they were trained.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from search.config import TaskConfig, check_config, read_config
-from search.emit import list_roles, measure, tag_of, weights_bytes
+from search.emit import describe_file, list_roles, measure, tag_of, weights_bytes
 from search.problem import check_name, versions
 from search.run import Run
 from search.seeding import forked_rng
@@ -161,10 +160,10 @@ class Training(Task):
         arch = self.entry.arch
         training = {'config': self.decisive, 'steps': self.num_steps(self.config.recipe), 'commit': commit}
         record = {
-            'file': f'{self.name}.safetensors',
-            'sha256': hashlib.sha256(weights).hexdigest(),
+            'sources': [describe_file(self.name, weights)],
             'data': f'{self.config.data.name}: {len(self.data.images("train"))} images of its train split',
             'metrics': measure(self, arch, load(weights)) or None,
+            'evaluation': self._describe_evaluation(),
             'training': {key: value for key, value in training.items() if value is not None},
             'note': self._describe(),
         }
@@ -191,11 +190,11 @@ class Training(Task):
                 else 'from other weights'
             )
         average = f' These are moving averages of the weights (decay {recipe.ema}).' if recipe.ema else ''
+        return f'Trained {begun}.{average}'
+
+    def _describe_evaluation(self) -> str:
         sizes = ' and '.join(f'{len(self.data.images(role))} images ({role})' for role in list_roles(self))
-        measured = (
-            f'Accuracies in per cent, float32, on {sizes}.' if sizes else 'Its accuracy was not measured.'
-        )
-        return f'Trained {begun}.{average} {measured}'
+        return f'Accuracies in per cent, float32, on {sizes}.' if sizes else 'Its accuracy was not measured.'
 
 
 def train_entry(

@@ -40,7 +40,13 @@ DECLARED: dict[str, set[str]] = {
     'benchmarks': {'search', 'dev'},
 }
 """The extras that each folder may import beside the base dependencies."""
-OPTIONAL = {'zoo/picture.py': {'search'}}
+OPTIONAL = {
+    'zoo/accuracy.py': {'search'},
+    'zoo/digits.py': {'search'},
+    'zoo/export.py': {'export'},
+    'zoo/images.py': {'search'},
+    'zoo/picture.py': {'search'},
+}
 """The extras that a file may import where it is used, and names in an error where they are missing."""
 
 

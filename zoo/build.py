@@ -6,7 +6,9 @@ gets a file that lacks other tensors as well: those would stay random.
 """
 
 import functools
+import re
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +17,12 @@ from timm.models import PretrainedCfg, build_model_with_cfg, load_pretrained, re
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.jsonfile import clip
+from zoo.jsonfile import clip, shorten
 
-__all__ = ['build_model', 'describe_difference', 'resolve_cfg']
+__all__ = ['build_model', 'describe_difference', 'describe_unreadable', 'resolve_cfg']
+
+MOST = {'img_size': 4096, 'input_size': 4096, 'in_chans': 256, 'num_classes': 100_000}
+"""As for entries (zoo/entry.py)."""
 
 Filter = Callable[[dict[str, Any], nn.Module], dict[str, Tensor]]
 
@@ -38,6 +43,7 @@ def build_model(
         ZooError: ``pretrained`` without weights anywhere, or weights that cannot be read or do not fit.
     """
     cfg = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    _check_sizes(variant, kwargs | {'input_size': cfg.input_size})
     if pretrained:
         _check_source(variant, cfg)
     try:
@@ -53,7 +59,10 @@ def build_model(
         if not _is_raised_in(load_pretrained, error.__traceback__):
             raise
         reason = (
-            clip(str(error), 600).rstrip('.') or f'not laid out as in this network ({type(error).__name__})'
+            describe_unreadable(error)
+            if 'weights_only' in str(error)
+            else clip(str(error), 600).rstrip('.')
+            or f'not laid out as in this network ({type(error).__name__})'
         )
         place = f'Weights of {variant} from {_describe_source(cfg)}'
         raise ZooError(f'{place} cannot be loaded: {reason}.') from error
@@ -64,6 +73,16 @@ def resolve_cfg(
 ) -> PretrainedCfg:
     """timm's configuration of a registered name (and tag, if ``cfg`` is one), with a user's changes."""
     return resolve_pretrained_cfg(variant, cfg, overlay)  # type: ignore[arg-type]
+
+
+def _check_sizes(variant: str, sizes: dict[str, Any]) -> None:
+    """Refuses what would take memory without end, as a faulty file of the Hub may ask for."""
+    for key, most in MOST.items():
+        values = sizes.get(key)
+        for value in values if isinstance(values, (tuple, list)) else (values,):
+            if value is not None and not (isinstance(value, Integral) and 0 <= int(value) <= most):
+                found = f'{variant}: {key}: found {shorten(values)}'
+                raise ZooError(f'{found}, whole numbers from 0 to {most} are allowed.')
 
 
 def _check_source(variant: str, cfg: PretrainedCfg) -> None:
@@ -105,6 +124,14 @@ def _strict(filter_fn: Filter) -> Filter:
         return filtered
 
     return filter_and_check
+
+
+def describe_unreadable(error: Exception) -> str:
+    """In a few words, why ``torch.load`` did not read a file without running code."""
+    if blocked := re.search(r'nsupported (?:global: )?GLOBAL (\S+)', str(error)):
+        return f'refused, reading it would run code: {blocked[1]}'
+    reason = 'it does not hold plain weights' if 'weights_only' in str(error) else clip(str(error), 200)
+    return f'damaged or not a checkpoint: {reason.rstrip(".") or type(error).__name__}'
 
 
 def describe_difference(

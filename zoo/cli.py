@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from zoo.entry import Entry, read_entry
+from zoo import autoload, evaluate, export_command, publish, verify
+from zoo.entry import Entry, Source, read_entry
 from zoo.errors import ZooError
 from zoo.files import write_atomic
 from zoo.jsonfile import format_json
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   searchzoo zoo info s3_tiny --size 512
   searchzoo zoo validate my_network.json
   searchzoo zoo convert s3_tiny S3-T.pth s3_tiny.safetensors
+  searchzoo zoo verify --all
 """
 
 
@@ -112,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument('files', nargs='+', metavar='FILE')
     command.set_defaults(run=_measure)
+
+    autoload.add_parser(commands)
+    evaluate.add_parser(commands)
+    export_command.add_parser(commands)
+    publish.add_parser(commands)
+    verify.add_parser(commands)
     return parser
 
 
@@ -175,13 +183,30 @@ def _facts(entry: Entry, size: int | None) -> list[tuple[str, str]]:
         facts += [('deviation', ', '.join(compared))] if compared else []
         facts += [('', published.note)] if published.note else []
     for tag, weights in (entry.weights or {}).items():
-        place = weights.hf_hub_id or weights.url or weights.file
-        facts.append(('weights', f'{tag}: {place} (license {weights.license or "not stated"})'))
-        facts += [('', weights.note)] if weights.note else []
+        facts += [
+            ('weights' if i == 0 else '', f'{tag}: {_describe_source(source)}')
+            for i, source in enumerate(weights.sources)
+        ]
+        facts.append(
+            ('', f'license: {weights.license or "none was given"}; data: {weights.data or "not known"}')
+        )
+        facts += [('', f'{key} {value:g}') for key, value in (weights.metrics or {}).items()]
+        facts += [('', text) for text in (weights.evaluation, weights.note) if text]
+        if weights.by_hand:
+            facts.append(('', f'then: searchzoo zoo convert {entry.name} FILE {entry.name}.safetensors'))
     if not entry.weights:
         facts.append(('weights', 'none published'))
+    if entry.recipe:
+        facts.append(('recipe', f'searchzoo search train {entry.name} {entry.recipe}'))
     facts.append(('architecture', f'{entry.provenance.kind.replace("_", " ")}: {entry.provenance.note}'))
     return facts
+
+
+def _describe_source(source: Source) -> str:
+    how = 'download by hand from ' if source.page else ''
+    revision = f'@{source.revision}' if source.revision else ''
+    size = f', {source.size:,} bytes' if source.size else ''
+    return f'{how}{source.place}{revision} (sha256 {source.sha256 or "not known yet"}{size})'
 
 
 def _validate(args: argparse.Namespace) -> int:

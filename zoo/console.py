@@ -21,7 +21,7 @@ EXTRAS = {
     'matplotlib': 'search',
     'sklearn': 'search',
     'tensorboard': 'search',
-    'tqdm': 'search',
+    'torchmetrics': 'search',
     'yaml': 'search',
     'dask': 'dask',
     'distributed': 'dask',

@@ -7,7 +7,6 @@ take for plain weights is refused.
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,14 @@ from safetensors import SafetensorError
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from zoo.build import describe_difference
+from zoo.build import describe_difference, describe_unreadable
 from zoo.errors import ZooError
 from zoo.files import sha256_file, write_atomic
 from zoo.jsonfile import clip
 from zoo.models import FAMILIES
 from zoo.registry import load_entry
 
-__all__ = ['Converted', 'convert', 'load_checkpoint', 'save_weights']
+__all__ = ['Converted', 'convert', 'fit_tensors', 'load_checkpoint', 'save_weights']
 
 METADATA_KEY = 'searchzoo'
 """The only key of the files' metadata: with several, their order would vary from process to process."""
@@ -73,7 +72,7 @@ def convert(name: str, source: Path | str, target: Path | str, key: str | None =
     except (KeyError, AttributeError, ValueError, IndexError, RuntimeError, TypeError) as error:
         reason = clip(f'{type(error).__name__}: {error}', 200)
         raise ZooError(f'{source} does not fit {name}: its layout is not known ({reason}).') from error
-    native = _fit(native, model, f'{source} does not fit {name}')
+    native = fit_tensors(native, model, f'{source} does not fit {name}')
     metadata = {'converted_from': source.name, 'entry': name, 'source_sha256': sha256_file(source)}
     return Converted(target, save_weights(target, native, metadata), key)
 
@@ -98,11 +97,7 @@ def load_checkpoint(path: Path | str) -> Any:
     except SafetensorError as error:
         raise ZooError(f'{path}: not a whole safetensors file: {clip(str(error), 200)}.') from None
     except Exception as error:  # whatever a damaged or hostile file makes torch.load do
-        blocked = re.search(r'nsupported (?:global: )?GLOBAL (\S+)', str(error))
-        if blocked:
-            raise ZooError(f'{path}: refused, reading it would run code: {blocked[1]}.') from None
-        reason = 'it does not hold plain weights' if 'weights_only' in str(error) else clip(str(error), 200)
-        raise ZooError(f'{path}: damaged or not a checkpoint: {reason or type(error).__name__}.') from None
+        raise ZooError(f'{path}: {describe_unreadable(error)}.') from None
 
 
 def _unwrap(checkpoint: Any, key: str | None, source: Path) -> tuple[dict[str, Tensor], str]:
@@ -122,14 +117,24 @@ def _unwrap(checkpoint: Any, key: str | None, source: Path) -> tuple[dict[str, T
     return clean_state_dict(dict(found)), key
 
 
-def _fit(tensors: dict[str, Tensor], model: nn.Module, fault: str) -> dict[str, Tensor]:
-    """The tensors in the network's order and dtypes, after a check of names, shapes and values."""
+def fit_tensors(tensors: dict[str, Tensor], model: nn.Module, fault: str) -> dict[str, Tensor]:
+    """The tensors in the network's order and dtypes, after a check of names, shapes and values.
+
+    Args:
+        tensors: Of a checkpoint in the zoo's layout; counters of batches may be missing, they become 0.
+        model: What they are for, which may be on ``meta``.
+        fault: How the error begins.
+
+    Raises:
+        ZooError: They are not those of the network, or not finite.
+    """
     wanted = model.state_dict()
     if difference := describe_difference(tensors, wanted):
         raise ZooError(f'{fault}: {difference}.')
     if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ZooError(f'{fault}: {len(bad)} tensors hold NaN or infinity ({", ".join(bad[:3])}).')
-    return {name: tensors[name].to(wanted[name].dtype).contiguous() for name in wanted if name in tensors}
+    whole = tensors | {name: torch.zeros(()) for name in wanted.keys() - tensors.keys()}
+    return {name: whole[name].to(wanted[name].dtype).contiguous() for name in wanted}
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:

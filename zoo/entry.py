@@ -34,6 +34,7 @@ __all__ = [
     'Measured',
     'Provenance',
     'Published',
+    'Source',
     'Weights',
     'describe_faults',
     'make_entry',
@@ -45,10 +46,14 @@ __all__ = [
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]{0,63}$')]
 Tag = Annotated[str, Field(pattern=r'^[a-z0-9][a-z0-9_]{0,63}$')]
-HubId = Annotated[str, Field(pattern=r'^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?$', max_length=200)]
+HubId = Annotated[str, Field(pattern=r'^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$', max_length=200)]
+Commit = Annotated[str, Field(pattern=r'^[0-9a-f]{40}$')]
 FileName = Annotated[str, Field(pattern=r'^[A-Za-z0-9_][A-Za-z0-9_.-]*$', max_length=200)]
 SafetensorsName = Annotated[str, Field(pattern=r'^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$', max_length=200)]
-Url = Annotated[str, Field(pattern=r'^https://[!-~]+$', max_length=1000)]
+Url = Annotated[
+    str, Field(pattern=r'^(https://|http://(localhost|127\.0\.0\.1)[:/])[!-~]+$', max_length=1000)
+]
+Recipe = Annotated[str, Field(pattern=r'^train/[a-z0-9_]+\.yaml$', max_length=100)]
 Sha256 = Annotated[str, Field(pattern=r'^[0-9a-f]{64}$')]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e15)]
@@ -120,32 +125,61 @@ class Measured(Part):
     )
 
 
-class Weights(Part):
-    """Where one set of weights is (exactly one of hf_hub_id, url, file) and what is known about it."""
+class Source(Part):
+    """Where a file of weights is: on the Hub, at a URL, beside the entry, or on a page for people only."""
 
     hf_hub_id: HubId | None = None
-    hf_hub_filename: FileName | None = None
+    filename: FileName | None = Field(None, description='on the Hub; null: model.safetensors')
+    revision: Commit | None = Field(None, description='on the Hub: the commit; null: not known, the latest')
     url: Url | None = None
     file: SafetensorsName | None = Field(None, description="a file in the entry's own folder")
-    sha256: Sha256 | None = None
-    license: Text | None = None
+    page: Url | None = Field(None, description='where the file is downloaded by hand, and then converted')
+    sha256: Sha256 | None = Field(None, description='of the file; null: not known')
+    size: Count | None = Field(None, description='of the file, in bytes; null: not known')
+
+    @model_validator(mode='after')
+    def _check_place(self) -> 'Source':
+        places = ('hf_hub_id', 'url', 'file', 'page')
+        given = [key for key in places if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = ' and '.join(given) or 'none'
+            raise ValueError(f'exactly one of {", ".join(places)} is needed, not {found}')
+        for key in ('filename', 'revision'):
+            if getattr(self, key) is not None and self.hf_hub_id is None:
+                raise ValueError(f'{key} needs hf_hub_id')
+        return self
+
+    @property
+    def place(self) -> str:
+        """What people call it: the Hub's id, the URL, or the file's name."""
+        return str(self.hf_hub_id or self.url or self.file or self.page)
+
+
+class Weights(Part):
+    """One set of weights: where it is and what is known about it."""
+
+    sources: tuple[Source, ...] = Field(
+        min_length=1, max_length=8, description='tried in order; the same tensors, not always the same bytes'
+    )
+    license: Text | None = Field(None, description='as the Hub spells it; null: none was given')
     data: Text | None = Field(None, description='what the weights were trained on')
-    crop_pct: Fraction | None = None
+    input: Input | None = Field(None, description="the preprocessing, where it is not the entry's")
     metrics: dict[Tag, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    evaluation: Text | None = Field(None, description='how the metrics were measured')
     training: dict[Name, JsonValue] | None = Field(
         None, description="trained by this project's engine: config, commit, steps"
     )
     note: Text | None = None
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether only people can fetch them."""
+        return all(source.page for source in self.sources)
+
     @model_validator(mode='after')
-    def _check_source(self) -> 'Weights':
-        given = [key for key in ('hf_hub_id', 'url', 'file') if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f'exactly one of hf_hub_id, url, file is needed, not {" and ".join(given) or "none"}'
-            )
-        if self.hf_hub_filename is not None and self.hf_hub_id is None:
-            raise ValueError('hf_hub_filename needs hf_hub_id')
+    def _check_metrics(self) -> 'Weights':
+        if self.metrics and self.evaluation is None:
+            raise ValueError('metrics need evaluation, which says how they were measured')
         return self
 
     @field_serializer('metrics')
@@ -201,6 +235,7 @@ class Entry(Part):
     published: Published | None = None
     measured: Measured | None = None
     weights: dict[Tag, Weights] | None = Field(None, description='by tag; the first is the default')
+    recipe: Recipe | None = Field(None, description='the bundled configuration that trains the architecture')
     provenance: Provenance
 
     @field_validator('family')

@@ -15,14 +15,26 @@ from torch import nn
 
 from zoo._timm_compat import generate_default_cfgs
 from zoo.build import resolve_cfg
-from zoo.entry import Entry, read_entry
+from zoo.entry import Entry, Input, Source, read_entry
 from zoo.errors import ZooError
-from zoo.files import sha256_file
+from zoo.fetch import fetch_entry, fetch_weights
 from zoo.models import FAMILIES
 
-__all__ = ['Entrypoint', 'config_path', 'list_entries', 'load_entry', 'register', 'suggest']
+__all__ = [
+    'Entrypoint',
+    'config_path',
+    'describe_missing',
+    'entry_file',
+    'list_entries',
+    'load_entry',
+    'register',
+    'suggest',
+]
 
 _ENTRYPOINTS: dict[str, 'Entrypoint'] = {}
+HUB = 'hf-hub:'
+SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source', 'custom_load')
+"""The fields of timm's configuration that say where weights come from."""
 
 
 class Entrypoint:
@@ -30,19 +42,19 @@ class Entrypoint:
 
     Args:
         entry: The entry.
-        folder: Where the entry's weight files are; None if it has none.
+        path: The entry's file; None if it has none.
     """
 
-    def __init__(self, entry: Entry, folder: Path | None = None):
+    def __init__(self, entry: Entry, path: Path | None = None):
         module = FAMILIES[entry.family]
         self.entry = entry
-        self.folder = folder
+        self.path = path
         self.__name__ = self.__qualname__ = entry.name
         self.__module__ = module.__name__
         self.__doc__ = f'{entry.name}: {entry.family}, {entry.provenance.note}'
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.entry, self.folder)
+        return _restore, (self.entry, self.path)
 
     def __repr__(self) -> str:
         return f'<entrypoint {self.__name__} of {self.__module__}>'
@@ -56,12 +68,19 @@ class Entrypoint:
     ) -> nn.Module:
         """Creates the network; the arguments are those of ``timm.create_model``.
 
+        Weights of the entry's own record are fetched and compared with their sha256; those of any other
+        source (an overlay, ``hf-hub:``, ``local-dir:``) are loaded as timm loads them.
+
         Raises:
-            ZooError: ``pretrained`` without weights anywhere, or weights that cannot be read or do not fit.
+            ZooError: ``pretrained`` without weights anywhere, or weights that cannot be fetched, are not the
+                record's, cannot be read or do not fit.
         """
         cfg = resolve_cfg(self.entry.name, pretrained_cfg, pretrained_cfg_overlay)
-        if pretrained:
-            self._check_file(cfg)
+        own = pretrained and self._is_own(cfg)
+        if own:
+            cache_dir = kwargs.get('cache_dir')
+            file = fetch_weights(self.entry, str(cfg.tag), self.folder, cache_dir)
+            pretrained_cfg_overlay = {**(pretrained_cfg_overlay or {}), 'file': str(file)}
         kwargs.setdefault('img_size', tuple(cfg.input_size[-2:]))
         model: nn.Module = FAMILIES[self.entry.family].build(
             self.entry.arch,
@@ -71,52 +90,83 @@ class Entrypoint:
             pretrained_cfg_overlay=pretrained_cfg_overlay,
             **kwargs,
         )
+        if own:
+            restored: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+            restored.pop('file')
+            restored.update({'file': cfg.file} if cfg.file else {})
         return model
 
-    def _check_file(self, cfg: PretrainedCfg) -> None:
-        """Refuses a weight file beside the entry that is not the one the entry describes."""
-        for weights in (self.entry.weights or {}).values():
-            if not (self.folder and weights.file and weights.sha256):
-                continue
-            file = self.folder / weights.file
-            if cfg.file == str(file) and file.is_file() and sha256_file(file) != weights.sha256:
-                raise ZooError(f'Weights of {self.entry.name}: {file} does not have the sha256 of its entry.')
+    @property
+    def folder(self) -> Path | None:
+        """Where the entry's own weight files are."""
+        return self.path.parent if self.path else None
+
+    def _is_own(self, cfg: PretrainedCfg) -> bool:
+        """Whether weights are those of the entry's record, not a source that a user has set.
+
+        Raises:
+            ZooError: There are no weights, neither the entry's nor a user's.
+        """
+        known = FAMILIES[self.entry.family].default_cfgs[self.entry.name].cfgs
+        own = known.get(cfg.tag or '')
+        if own is None or any(getattr(cfg, key) != getattr(own, key) for key in SOURCES):
+            return False
+        if not own.has_weights:
+            raise ZooError(describe_missing(self.entry))
+        return True
 
 
-def _restore(entry: Entry, folder: Path | None) -> Entrypoint:
+def describe_missing(entry: Entry) -> str:
+    """One sentence on an entry without weights, or with some that nothing can fetch: how to come by them."""
+    name, ways = entry.name, []
+    for weights in (entry.weights or {}).values():
+        for page in (source.page for source in weights.sources if source.page):
+            ways.append(
+                f"download the authors' from {page}, convert them with `searchzoo zoo convert {name} FILE "
+                f'{name}.safetensors` and pass pretrained_cfg_overlay=dict(file=...)'
+            )
+    if entry.recipe:
+        ways.append(f'train them with `searchzoo search train {name} {entry.recipe}`')
+    ways.append('use pretrained=False')
+    state = 'weights that cannot be fetched' if entry.weights else 'no published weights'
+    return f'{name} has {state}: {", or ".join(ways)}.'
+
+
+def _restore(entry: Entry, path: Path | None) -> Entrypoint:
     """Unpickles an entrypoint: registers the entry where it is not known yet, as in a new process."""
-    return _ENTRYPOINTS[_register(entry, folder)]
+    return _ENTRYPOINTS[_register(entry, path)]
 
 
 def register(entry: Entry | Path | str) -> str:
     """Makes an entry known to timm, so that ``timm.create_model(entry.name)`` creates its network.
 
     Registering the same entry again does nothing; the same architecture with other weights or another input
-    replaces them.
+    replaces them. What a search has found replaces what an earlier one found, with a warning.
 
     Args:
-        entry: The path of an entry's file, or an entry. Weights that are files need the path, which says
-            where they are.
+        entry: The path of an entry's file, ``hf-hub:org/name`` or ``hf-hub:org/name@revision`` for the entry
+            of a repository, or an entry. Weights that are files need the path, which says where they are.
 
     Returns:
         The entry's name.
 
     Raises:
-        ZooError: The file is faulty, or the name is taken: by another architecture, by timm, or by something
-            else in the family's file.
+        ZooError: The file is faulty or cannot be fetched, or the name is taken: by another architecture, by
+            timm, or by something else in the family's file.
     """
     if isinstance(entry, Entry):
         return _register(entry, None)
-    return _register(read_entry(entry), Path(entry).resolve().parent)
+    if str(entry).startswith(HUB):
+        return _register(*fetch_entry(str(entry).removeprefix(HUB)))
+    return _register(read_entry(entry), Path(entry).resolve())
 
 
-def _register(entry: Entry, folder: Path | None) -> str:
+def _register(entry: Entry, path: Path | None) -> str:
     name, module = entry.name, FAMILIES[entry.family]
-    files = [weights.file for weights in (entry.weights or {}).values() if weights.file]
-    if files and folder is None:
+    sources = [source for weights in (entry.weights or {}).values() for source in weights.sources]
+    files = [source.file for source in sources if source.file]
+    if files and path is None:
         raise ZooError(f'{name}: its weights {files[0]} lie beside its file: register the path of that file.')
-    if not files:
-        folder = None
     known = _ENTRYPOINTS.get(name)
     if known is None:
         if hasattr(module, name):
@@ -124,12 +174,14 @@ def _register(entry: Entry, folder: Path | None) -> str:
         if timm.is_model(name):
             raise ZooError(f'{name}: this name is taken by a model of timm, choose another one.')
     elif known.entry.arch != entry.arch:
-        raise ZooError(f'{name}: this name is taken by another architecture, choose another one.')
-    elif known.entry == entry and known.folder == folder:
+        if not _is_newer_search(known.entry, entry):
+            raise ZooError(f'{name}: this name is taken by another architecture, choose another one.')
+        warnings.warn(f'{name} was another architecture until now, which a search found too.', stacklevel=3)
+    elif known.entry == entry and known.path == path:
         return name
 
-    entrypoint = Entrypoint(entry, folder)
-    module.default_cfgs[name] = _default_cfg(entry, module, folder)
+    entrypoint = Entrypoint(entry, path)
+    module.default_cfgs[name] = _default_cfg(entry, module, path)
     setattr(module, name, entrypoint)
     with warnings.catch_warnings():
         if known is not None:
@@ -139,28 +191,61 @@ def _register(entry: Entry, folder: Path | None) -> str:
     return name
 
 
-def _default_cfg(entry: Entry, module: ModuleType, folder: Path | None) -> DefaultCfg:
+def _is_newer_search(known: Entry, entry: Entry) -> bool:
+    """Whether both are results of searches: the same configuration finds another network elsewhere."""
+    return known.family == entry.family and known.provenance.kind == entry.provenance.kind == 'searched'
+
+
+def _default_cfg(entry: Entry, module: ModuleType, path: Path | None) -> DefaultCfg:
     """timm's configurations of an entry, one a tag; one without tag if there are no weights."""
-    base: dict[str, Any] = {
-        'num_classes': entry.num_classes,
-        'input_size': entry.input.size,
-        'interpolation': entry.input.interpolation,
-        'crop_pct': entry.input.crop_pct,
-        'crop_mode': entry.input.crop_mode,
-        'mean': entry.input.mean,
-        'std': entry.input.std,
-        **module.cfg(entry.arch, entry.input.size),
-    }
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for tag, weights in (entry.weights or {}).items():
-        source = weights.model_dump(
-            include={'hf_hub_id', 'hf_hub_filename', 'url', 'license', 'crop_pct'}, exclude_none=True
-        )
-        if weights.file and folder:
-            source['file'] = str(folder / weights.file)
-        cfgs[f'{entry.name}.{tag}'] = base | source
-    found: DefaultCfg = generate_default_cfgs(cfgs or {entry.name: base})[entry.name]
+        source = next((source for source in weights.sources if not source.page), None)
+        cfgs[f'{entry.name}.{tag}'] = {
+            **_describe(entry, weights.input or entry.input),
+            **module.cfg(entry.arch, (weights.input or entry.input).size),
+            **(_locate(source, path) if source else {}),
+            'license': weights.license,
+        }
+    if not cfgs:
+        cfgs[entry.name] = {**_describe(entry, entry.input), **module.cfg(entry.arch, entry.input.size)}
+    found: DefaultCfg = generate_default_cfgs(cfgs)[entry.name]
     return found
+
+
+def _describe(entry: Entry, image: Input) -> dict[str, Any]:
+    """Classes and preprocessing, in timm's words."""
+    return {
+        'num_classes': entry.num_classes,
+        'input_size': image.size,
+        'interpolation': image.interpolation,
+        'crop_pct': image.crop_pct,
+        'crop_mode': image.crop_mode,
+        'mean': image.mean,
+        'std': image.std,
+    }
+
+
+def _locate(source: Source, path: Path | None) -> dict[str, str]:
+    """A source, in timm's words: what it would load if it were asked without the entry's entrypoint."""
+    if source.hf_hub_id:
+        pinned = f'{source.hf_hub_id}@{source.revision}' if source.revision else source.hf_hub_id
+        return {'hf_hub_id': pinned} | ({'hf_hub_filename': source.filename} if source.filename else {})
+    if source.url:
+        return {'url': source.url}
+    return {'file': str((path.parent if path else Path()) / str(source.file))}
+
+
+def entry_file(name: str) -> Path:
+    """The file that an entry was registered from.
+
+    Raises:
+        ZooError: There is no such entry, or it was registered without a file.
+    """
+    load_entry(name)
+    if (path := _ENTRYPOINTS[name].path) is None:
+        raise ZooError(f'{name} was registered without a file: register the path of its .json file.')
+    return path
 
 
 def load_entry(name: str) -> Entry:

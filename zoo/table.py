@@ -1,6 +1,6 @@
 """The Markdown table of all entries, and its place in the README."""
 
-from zoo.entry import Entry
+from zoo.entry import Entry, Weights
 from zoo.errors import ZooError
 from zoo.registry import list_entries, load_entry
 
@@ -49,7 +49,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
         f'{cost.value / 1e9:g} {cost.unit}' if cost else '',
         compared,
         f'{published.top1:g}' if published and published.top1 is not None else '',
-        ', '.join(f'`{tag}`' for tag in entry.weights or ()) or 'none',
+        ', '.join(map(_describe_tag, (entry.weights or {}).items())) or 'none',
         entry.provenance.kind.replace('_', ' '),
     )
 
@@ -69,3 +69,8 @@ def replace_table(text: str, where: str) -> str:
     if not begin or not end:
         raise ZooError(f'{where}: the markers {BEGIN} and {END} are needed, in this order.')
     return f'{before}{BEGIN}\n{markdown_table()}{END}{after}'
+
+
+def _describe_tag(item: tuple[str, Weights]) -> str:
+    tag, weights = item
+    return f'`{tag}` (by hand)' if weights.by_hand else f'`{tag}`'

@@ -413,7 +413,7 @@ def test_the_test_split_is_not_opened_unless_it_is_asked_for(name, tmp_path, mon
     found = read(folder)
     assert (found['test'], found['provenance']['data']['test']) == (None, None)
     assert read(folder, f'{name}.json')['weights']['digits']['metrics'].keys() == {'val_top1'}
-    assert '(test)' not in read(folder, f'{name}.json')['weights']['digits']['note']
+    assert '(test)' not in read(folder, f'{name}.json')['weights']['digits']['evaluation']
     if name == 'tiny':
         with pytest.raises(AssertionError, match='the test split was opened'):
             search(tmp_path / 'asked', name, *SHORT, 'test=true', 'search.evaluations=3')

@@ -11,8 +11,11 @@ import pytest
 from scipy import stats
 
 from search.config import load_config
-from search.correlation import correlate, describe, rank_correlation, spearman, summarize
+from search.correlation import _ceiling, correlate, describe, rank_correlation, spearman, summarize
 from search.methods import METHODS
+from search.problem import Problem
+from search.table import read_rows
+from search.variance import variance_share
 from zoo.console import main
 from zoo.errors import ZooError
 
@@ -82,6 +85,19 @@ def test_equal_scores_have_no_order():
     assert summarize([point | {'supernet': 1} for point in points])['tau'] is None
 
 
+@pytest.mark.parametrize(('noise', 'trainings'), [(0.5, 1), (1.0, 4)])
+def test_ceiling_is_the_tau_of_the_truth_with_noisy_means(noise, trainings):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=4000)
+    groups = truth[:, None] + noise * rng.normal(size=(4000, 5))
+    share = variance_share(groups[:, -2:].tolist()).share
+    expected = stats.kendalltau(truth, groups[:, :trainings].mean(1)).statistic
+    assert _ceiling(share, trainings) == pytest.approx(expected, abs=0.02)
+    assert _ceiling(1.0, 1) == 1
+    assert _ceiling(-0.2, 3) == 0
+    assert _ceiling(math.nan, 3) is None
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('run')
@@ -92,13 +108,19 @@ def run(tmp_path_factory) -> Path:
 
 def test_a_run(run):
     before = {path.name for path in run.iterdir()}
-    [(section, record)] = correlate(run, FAST, 12, 4, quiet=True)
+    [(section, record)] = correlate(run, FAST, 12, 2, quiet=True)
     assert section == ''
     assert {path.name for path in run.iterdir()} - before == {'alone', 'correlation.json'}
     assert json.loads((run / 'correlation.json').read_bytes()) == json.loads(json.dumps(record))
     assert (record['n'], record['n_top_third'], len(record['points'])) == (12, 4, 12)
     pairs = zip(*((point['supernet'], point['alone']) for point in record['points']), strict=True)
     assert record['tau'] == pytest.approx(tau_b(*pairs))
+    rows = read_rows(run / 'alone' / 'table.jsonl.gz', Problem(load_config(HERE / 'tiny.yaml')).space.space)
+    for point in record['points']:
+        row = rows[tuple(point['genotype'])]
+        both = [row.metrics['loss'], *(metrics['loss'] for metrics in row.again)]
+        assert (len(both), point['alone']) == (2, pytest.approx(-sum(both) / 2))
+    assert record['trainings'] == 2
     assert record['repeatability'] is not None
     assert all(point['supernet'] < 0 and point['alone'] < 0 for point in record['points'])
     text = '\n'.join(describe(record))
@@ -108,7 +130,7 @@ def test_a_run(run):
 
 def test_estimates_are_the_searchs_own(run):
     """A network that the search has scored has the same score here."""
-    correlate(run, FAST, 12, 4, quiet=True)
+    correlate(run, FAST, 12, 2, quiet=True)
     points = json.loads((run / 'correlation.json').read_bytes())['points']
     searched = json.loads((run / 'search.json').read_bytes())['candidates']
     scores = {tuple(c['genotype']): c['score'] for c in searched if 'images' not in c}

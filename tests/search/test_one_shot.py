@@ -134,7 +134,7 @@ class TestResult:
         assert entry.provenance.config == json.loads(json.dumps(tiny().decisive()))
         assert entry.provenance.cost == {'evaluations': 10, 'retrain_steps': 8, 'supernet_steps': 8}
         weights = (whole[0] / 'tiny.safetensors').read_bytes()
-        assert entry.weights['digits'].sha256 == hashlib.sha256(weights).hexdigest()
+        assert entry.weights['digits'].sources[0].sha256 == hashlib.sha256(weights).hexdigest()
         with safe_open(whole[0] / 'tiny.safetensors', 'pt') as file:
             assert list(file.metadata()) == ['searchzoo']
             assert json.loads(file.metadata()['searchzoo'])['arch'] == entry.arch.model_dump(mode='json')

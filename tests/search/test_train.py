@@ -186,7 +186,9 @@ class TestResult:
         model = timm.create_model('s3', arch=entry.arch, in_chans=1, img_size=16, num_classes=10)
         assert entry.measured.params == sum(p.numel() for p in model.parameters())
         record = entry.weights['digits']
-        assert record.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+        (source,) = record.sources
+        assert source.size == weights.stat().st_size
+        assert source.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
         assert record.data == 'digits: 1071 images of its train split'
         assert record.training['steps'] == 12
         assert record.training['config']['seed'] == 5
@@ -242,7 +244,7 @@ class TestResult:
         assert entry.weights['greys'].data == 'folder: 18 images of its train split'
         unread = read_entry(train(given, tmp_path / 'other', data, 'recipe.batch_size=18', 'test=false'))
         assert unread.weights['folder'].metrics is None
-        assert 'Its accuracy was not measured.' in unread.weights['folder'].note
+        assert 'Its accuracy was not measured.' in unread.weights['folder'].evaluation
 
 
 class TestInit:

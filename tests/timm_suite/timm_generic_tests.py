@@ -39,7 +39,7 @@ def give_weights(name: str) -> None:
     network = timm.create_model(name)
     safetensors.torch.save_file(network.state_dict(), folder / f'{name}.safetensors')
     entry = json.loads(zoo.load_entry(name).to_json())
-    entry['weights'] = {TAG: {'file': f'{name}.safetensors'}}
+    entry['weights'] = {TAG: {'sources': [{'file': f'{name}.safetensors'}]}}
     (folder / f'{name}.json').write_text(json.dumps(entry))
     zoo.register(folder / f'{name}.json')
 

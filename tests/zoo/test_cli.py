@@ -50,13 +50,15 @@ def test_info(capsys: Capture) -> None:
         '82.1 % top-1',
         'timm/swin_s3_tiny_224.ms_in1k',
         '0.9',
-        'license mit',
+        'license: mit',
+        'searchzoo search train s3_tiny train/s3_imagenet.yaml',
     ):
         assert text in out
     code, small, err = run(capsys, 'zoo', 'info', 'glit_tiny', '--size', '160')
     assert code == 0
     assert '3x160x160' in small
-    assert 'none published' in small
+    assert 'download by hand from https://drive.google.com' in small
+    assert 'license: none was given' in small
 
 
 def test_info_of_a_file(capsys: Capture, tmp_path: Path) -> None:

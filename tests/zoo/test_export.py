@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 import zoo
+from zoo.export import FORMATS, capture, export_network, read, write
 from zoo.models import FAMILIES
 
 CONV = {'operator': 'conv', 'expansion': 0.5, 'kernel_size': 3}
@@ -108,9 +107,8 @@ def model(name: str) -> nn.Module:
 
 @pytest.fixture(scope='module')
 def exported(model: nn.Module, sizes: list[tuple[int, int]]) -> torch.export.ExportedProgram:
-    free = dict.fromkeys((0, 2, 3) if len(sizes) > 1 else (0,), torch.export.Dim.DYNAMIC)
     with torch.no_grad():
-        return torch.export.export(model, (make_images(2, sizes[0]),), dynamic_shapes={'x': free})
+        return capture(model, '.onnx', sizes[0], dynamic=len(sizes) > 1)
 
 
 @pytest.fixture(autouse=True)
@@ -147,19 +145,22 @@ def test_onnx(
     exported: torch.export.ExportedProgram, model: nn.Module, sizes: list[tuple[int, int]], tmp_path: Path
 ) -> None:
     path = tmp_path / 'model.onnx'
-    torch.onnx.export(exported, (), path, dynamo=True, external_data=False, verbose=False)
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    (given,) = session.get_inputs()
-
-    def run(images: Tensor) -> Tensor:
-        (found,) = session.run(None, {given.name: np.asarray(images)})
-        return torch.from_numpy(found)
-
-    check(run, model, sizes)
+    write(exported, path, {})
+    check(read(path), model, sizes)
 
 
-def test_torchscript(model: nn.Module, sizes: list[tuple[int, int]]) -> None:
-    check(torch.jit.script(model), model, sizes)
+def test_torchscript(model: nn.Module, sizes: list[tuple[int, int]], tmp_path: Path) -> None:
+    path = tmp_path / 'model.pt'
+    write(capture(model, '.pt', sizes[0]), path, {})
+    check(read(path), model, sizes)
+
+
+@pytest.mark.parametrize('ending', FORMATS.values())
+def test_export_network(ending: str, model: nn.Module, sizes: list[tuple[int, int]], tmp_path: Path) -> None:
+    path = tmp_path / f'model{ending}'
+    agreements = export_network(model, path, sizes[0])
+    assert [agreement.shape for agreement in agreements] == [(number, 3, *sizes[0]) for number in (2, 1, 3)]
+    check(read(path), model, sizes[:1])
 
 
 def test_compile_without_graph_breaks(model: nn.Module, sizes: list[tuple[int, int]]) -> None:

@@ -73,8 +73,8 @@ def searched(folder: Path, name: str = 's3_small_test', seed: int = 0, **changes
     model = timm.create_model('s3', arch=ARCH, in_chans=1, num_classes=10)
     folder.mkdir(exist_ok=True)
     save_file(model.state_dict(), folder / f'{name}.safetensors')
-    record = {'file': f'{name}.safetensors', 'sha256': sha256_file(folder / f'{name}.safetensors')}
-    return write(folder, small(name, weights={'digits': record | changes}))
+    source = {'file': f'{name}.safetensors', 'sha256': sha256_file(folder / f'{name}.safetensors')}
+    return write(folder, small(name, weights={'digits': {'sources': [source | changes]}}))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -94,7 +94,8 @@ def test_bundled_entry_is_a_timm_model(name: str) -> None:
     for key in ('interpolation', 'crop_pct', 'crop_mode', 'mean', 'std'):
         assert getattr(cfg, key) == getattr(entry.input, key)
     assert (cfg.input_size, cfg.num_classes) == (entry.input.size, entry.num_classes)
-    assert set(timm.list_pretrained(f'{name}.*')) == {f'{name}.{tag}' for tag in entry.weights or ()}
+    fetched = {tag for tag, weights in (entry.weights or {}).items() if not weights.sources[0].page}
+    assert set(timm.list_pretrained(f'{name}.*')) == {f'{name}.{tag}' for tag in fetched}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -150,11 +151,26 @@ def test_the_same_architecture_with_other_weights_replaces_them(tmp_path: Path) 
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
-def test_taken_names_are_refused() -> None:
+def test_a_search_replaces_what_an_earlier_one_found() -> None:
     zoo.register(make_entry(small()))
-    other = {'stages': [{'embed_dim': 8, 'blocks': [BLOCK]}]}
+    other = make_entry(small(arch={'stages': [{'embed_dim': 8, 'blocks': [BLOCK]}]}))
+    with pytest.warns(UserWarning, match='^s3_small_test was another architecture until now'):
+        zoo.register(other)
+    assert zoo.load_entry('s3_small_test') == other
+    assert len(timm.create_model('s3_small_test').stages) == 1
+    arch = {'channels': 16, 'operators': [['non_local']] * 5}
+    foreign = make_entry(small(family='carnet', arch=arch))
     with pytest.raises(ZooError, match='s3_small_test: this name is taken by another architecture'):
-        zoo.register(make_entry(small(arch=other)))
+        zoo.register(foreign)
+
+
+def test_taken_names_are_refused() -> None:
+    own = {'provenance': {'kind': 'paper', 'note': 'From a paper.'}}
+    zoo.register(make_entry(small(**own)))
+    other = {'stages': [{'embed_dim': 8, 'blocks': [BLOCK]}]}
+    for changes in ({}, own):
+        with pytest.raises(ZooError, match='s3_small_test: this name is taken by another architecture'):
+            zoo.register(make_entry(small(arch=other) | changes))
     with pytest.raises(ZooError, match='resnet18: this name is taken by a model of timm'):
         zoo.register(make_entry(small('resnet18')))
     with pytest.raises(ZooError, match=r's3: this name has another meaning in zoo\.models\.s3'):
@@ -172,8 +188,8 @@ def test_taken_names_are_refused() -> None:
     'file', ['../x.safetensors', '/etc/x.safetensors', 'a/b.safetensors', '..', 'x.pth', 'C:x.safetensors']
 )
 def test_weights_are_files_of_the_entrys_folder(file: str) -> None:
-    with pytest.raises(ZooError, match=r'\$\.weights\.digits\.file: found'):
-        make_entry(small(weights={'digits': {'file': file}}))
+    with pytest.raises(ZooError, match=r'\$\.weights\.digits\.sources\[0\]\.file: found'):
+        make_entry(small(weights={'digits': {'sources': [{'file': file}]}}))
 
 
 def test_weights_beside_the_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,15 +263,30 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
     zoo.register(path)
     tensors = load_file(path.with_suffix('.safetensors'))
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, path.with_suffix('.safetensors'))
-    with pytest.raises(ZooError, match='does not have the sha256 of its entry'):
+    found, said = sha256_file(path.with_suffix('.safetensors')), json.loads(path.read_text())
+    said = said['weights']['digits']['sources'][0]['sha256']
+    with pytest.raises(ZooError, match=f'has the sha256 {found}, its entry says {said}, so it is refused'):
         timm.create_model('s3_small_test', pretrained=True)
+    assert path.with_suffix('.safetensors').is_file()
 
 
-@pytest.mark.parametrize('name', ['glit_tiny', 'uninet_b0', 's3_base_384', 'glit'])
+@pytest.mark.parametrize('name', ['uninet_b0', 's3_base_384', 'glit'])
 def test_no_weights_anywhere(name: str) -> None:
     arch = {'arch': zoo.load_entry('glit_tiny').arch} if name == 'glit' else {}
-    with pytest.raises(ZooError, match=f'^{name} has no published weights: train it, or convert'):
+    with pytest.raises(ZooError, match=f'^{name} has no published weights: train') as caught:
         timm.create_model(name, pretrained=True, device='meta', **arch)
+    if not arch:
+        recipe = zoo.load_entry(name).recipe
+        assert f'searchzoo search train {name} {recipe}' in str(caught.value)
+        assert zoo.config_path(recipe).is_file()
+
+
+@pytest.mark.parametrize('name', ['glit_tiny', 'uninet_eccv_b1'])
+def test_weights_that_people_download_by_hand(name: str) -> None:
+    with pytest.raises(ZooError, match=f'^{name} has weights that cannot be fetched: download') as caught:
+        timm.create_model(name, pretrained=True, device='meta')
+    assert 'https://drive.google.com/' in str(caught.value)
+    assert f'searchzoo zoo convert {name} FILE {name}.safetensors' in str(caught.value)
 
 
 def test_weights_from_other_sources(tmp_path: Path) -> None:
@@ -278,11 +309,22 @@ def test_weights_from_other_sources(tmp_path: Path) -> None:
         timm.create_model('s3_small_test', pretrained=True, pretrained_cfg_overlay={'state_dict': lacking})
 
 
-def test_unreachable_hub_is_named() -> None:
-    with pytest.raises(
-        ZooError, match=r'Weights of s3_tiny from timm/swin_s3_tiny_224\.ms_in1k cannot be loaded'
-    ):
-        timm.create_model('s3_tiny', pretrained=True, cache_dir='/nonexistent')
+@pytest.mark.parametrize(
+    ('key', 'value', 'most'),
+    [
+        ('img_size', 10**6, 4096),
+        ('img_size', (32, -1), 4096),
+        ('in_chans', 10**9, 256),
+        ('num_classes', 1e9, 10**5),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken(key: str, value: Any, most: int) -> None:
+    for name, arch in [('s3', {'arch': ARCH}), ('s3_tiny', {})]:
+        with pytest.raises(ZooError, match=f'^{name}: {key}: found .*, whole numbers from 0 to {most} are'):
+            timm.create_model(name, **arch, **{key: value})
+    overlay = {'input_size': (3, 10**6, 10**6)}
+    with pytest.raises(ZooError, match=r'glit_tiny: (img|input)_size: found'):
+        timm.create_model('glit_tiny', pretrained_cfg_overlay=overlay)
 
 
 def test_faults_outside_of_loading_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -374,7 +416,20 @@ def test_entrypoint_works_in_another_process_and_importing_the_zoo_is_cheap(tmp_
 
 
 def test_entry_objects_register_without_a_file() -> None:
-    entry = make_entry(small(weights={'hub': {'hf_hub_id': 'someone/network', 'license': 'mit'}}))
+    source = {'hf_hub_id': 'someone/network', 'revision': 'a' * 40}
+    other = {'url': 'https://example.org/w.pth'}
+    image = {'size': [1, 48, 48], 'mean': [0.1], 'std': [0.2], 'crop_pct': 0.5}
+    weights = {
+        'hub': {'sources': [source, other], 'license': 'mit'},
+        'mirror': {'sources': [{'page': 'https://example.org/'}, other], 'input': image},
+    }
+    entry = make_entry(small(weights=weights))
     assert isinstance(entry, Entry)
     zoo.register(entry)
-    assert timm.get_pretrained_cfg('s3_small_test.hub').hf_hub_id == 'someone/network'
+    cfg = timm.get_pretrained_cfg('s3_small_test.hub')
+    assert (cfg.hf_hub_id, cfg.url, cfg.license) == (f'someone/network@{"a" * 40}', None, 'mit')
+    cfg = timm.get_pretrained_cfg('s3_small_test.mirror')
+    assert (cfg.hf_hub_id, cfg.url) == (None, 'https://example.org/w.pth')
+    assert (cfg.input_size, cfg.mean, cfg.std, cfg.crop_pct) == ((1, 48, 48), (0.1,), (0.2,), 0.5)
+    with pytest.raises(ZooError, match='registered without a file'):
+        registry.entry_file('s3_small_test')

@@ -354,7 +354,8 @@ def carnet(
 ) -> nn.Module:
     """Any full-attention net: `arch` is an architecture as a dict, or the path of an entry file."""
     arch = base.load_arch(Arch, arch)
-    overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
-    size = (3, 224, 224) if arch.stem else (3, 32, 32)
-    overlay = {'input_size': size, **cfg(arch, size), **overlay}
-    return build(arch, 'carnet', pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    if not kwargs.get('pretrained_cfg'):  # that of a published network says all this itself
+        size = (3, 224, 224) if arch.stem else (3, 32, 32)
+        overlay = kwargs.get('pretrained_cfg_overlay') or {}
+        kwargs['pretrained_cfg_overlay'] = {'input_size': size, **cfg(arch, size), **overlay}
+    return build(arch, 'carnet', pretrained, **kwargs)
