@@ -13,13 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from timm.models import PretrainedCfg, build_model_with_cfg, load_pretrained, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
 from zoo.jsonfile import clip, shorten
 
-__all__ = ['build_model', 'describe_difference', 'describe_unreadable', 'resolve_cfg']
+__all__ = ['build_model', 'describe_difference', 'describe_unreadable', 'describe_values', 'resolve_cfg']
 
 MOST = {'img_size': 4096, 'input_size': 4096, 'in_chans': 256, 'num_classes': 100_000}
 """As for entries (zoo/entry.py)."""
@@ -118,8 +119,9 @@ def _strict(filter_fn: Filter) -> Filter:
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         heads = cfg.get('classifier') or ()
         heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        fault = describe_difference(filtered, model.state_dict(), ignore=heads, shapes=False)
-        if fault:
+        wanted = model.state_dict()
+        fault = describe_difference(filtered, wanted, ignore=heads, shapes=False)
+        if fault := fault or describe_values(filtered, wanted):
             raise ZooError(fault)
         return filtered
 
@@ -164,6 +166,23 @@ def describe_difference(
         if differing:
             faults.append(f'{len(differing)} have another shape ({_first(differing, "; ")})')
     return ', '.join(faults)
+
+
+def describe_values(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """One sentence on tensors that hold NaN, infinity or whole numbers for fractions, or nothing.
+
+    PyTorch would copy any of them into a network without a word.
+
+    Args:
+        found: Tensors of a checkpoint, by name.
+        wanted: Tensors of the network, by name.
+    """
+    if bad := [name for name, tensor in found.items() if not torch.isfinite(tensor).all()]:
+        return f'{len(bad)} tensors hold NaN or infinity ({_first(bad)})'
+    for name in wanted.keys() & found.keys():
+        if found[name].is_floating_point() != wanted[name].is_floating_point():
+            return f'{name} is {found[name].dtype}, {wanted[name].dtype} is needed'
+    return ''
 
 
 def _first(names: list[str], separator: str = ', ', count: int = 3) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from zoo.build import describe_difference, describe_unreadable
+from zoo.build import describe_difference, describe_unreadable, describe_values
 from zoo.errors import ZooError
 from zoo.files import sha256_file, write_atomic
 from zoo.jsonfile import clip
@@ -129,10 +129,8 @@ def fit_tensors(tensors: dict[str, Tensor], model: nn.Module, fault: str) -> dic
         ZooError: They are not those of the network, or not finite.
     """
     wanted = model.state_dict()
-    if difference := describe_difference(tensors, wanted):
+    if difference := describe_difference(tensors, wanted) or describe_values(tensors, wanted):
         raise ZooError(f'{fault}: {difference}.')
-    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ZooError(f'{fault}: {len(bad)} tensors hold NaN or infinity ({", ".join(bad[:3])}).')
     whole = tensors | {name: torch.zeros(()) for name in wanted.keys() - tensors.keys()}
     return {name: whole[name].to(wanted[name].dtype).contiguous() for name in wanted}
 

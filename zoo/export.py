@@ -89,6 +89,8 @@ def export_network(
     from tqdm import tqdm
 
     path = Path(path)
+    if path.suffix not in FORMATS.values():
+        raise ZooError(f'Found {path.name}, one of the endings {", ".join(FORMATS.values())} is needed.')
     if path.suffix == FORMATS['onnx']:
         import_onnx()
     stride = free_stride(model, path.suffix, size) if dynamic else 0
@@ -108,17 +110,18 @@ def export_network(
             found = read(part)
         agreements = []
         for shape, outputs in zip(shapes, expected, strict=True):
-            with explain(
-                f'{path.name} was not written, since it does not take images of shape {list(shape)}'
-            ):
+            fault = f'{path.name} was not written: on images of shape {list(shape)}'
+            with explain(f'{fault} it stops{" (another --format may not)" if dynamic else ""}'):
                 difference = compare(found(make_images(shape)), outputs)
             if not difference <= TOLERANCE:
                 raise ZooError(
-                    f'{path.name} was not written: on images of shape {list(shape)} its outputs differ by '
-                    f"{difference:.1e} of the network's root mean square, {TOLERANCE:.0e} are allowed."
+                    f"{fault} its outputs differ by {difference:.1e} of the network's root mean square, "
+                    f'{TOLERANCE:.0e} are allowed.'
                 )
             agreements.append(Agreement(shape, difference))
             _advance(bar, 'compare')
+        with part.open('rb+') as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
     return agreements
 
@@ -273,9 +276,11 @@ def explain(sentence: str) -> Iterator[None]:
     """Makes one sentence of what others raise, which is of any type and may fill a screen."""
     try:
         yield
-    except (OSError, ZooError):
+    except ZooError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # such as a full disk
+            raise
         lines = str(error).strip().splitlines()
         reason = clip(lines[0], 300).rstrip('.') if lines else type(error).__name__
         raise ZooError(f'{sentence}: {reason}.') from error

@@ -226,6 +226,19 @@ def test_a_file_that_does_not_agree_is_not_written(
     assert path.read_text() == 'old'
 
 
+@pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
+def test_a_file_that_refuses_images_is_not_written(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = timm.create_model('test_efficientnet', exportable=True).eval()
+    monkeypatch.setattr(export, 'compared_shapes', lambda *args: [(1, 3, 64, 64), (1, 3, 64, 96)])
+    with pytest.raises(
+        ZooError, match=rf'^x\{ending} was not written: on images of shape \[1, 3, 64, 96\] it'
+    ):
+        export_network(model, tmp_path / f'x{ending}', (64, 64))
+    assert os.listdir(tmp_path) == []
+
+
 def test_differences_are_relative_to_the_outputs() -> None:
     expected = torch.tensor([[3.0, -4.0, 0.0, 0.0]])
     assert compare(expected, expected) == 0
@@ -265,6 +278,8 @@ ONNX = ('--format', 'onnx', '--out', 'x.onnx')
             ['s3_tiny.none', '--random', *ONNX],
             's3_tiny.none cannot be created: Invalid pretrained tag (none)',
         ),
+        (['hf-hub:nobody/nothing', *ONNX], 'hf-hub:nobody/nothing cannot be created: HF_HUB_OFFLINE is set'),
+        (['hf-hub:nobody/nothing', '--random', *ONNX], 'hf-hub:nobody/nothing cannot be created: '),
         (['uninet_b0', *ONNX], 'pass --random'),
         (['glit_tiny', '--random', '--dynamic', *ONNX], 'leave out --dynamic'),
         (['s3_tiny', '--random', '--dynamic', *ONNX], '--format torchscript, or leave out --dynamic'),

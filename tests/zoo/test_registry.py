@@ -232,6 +232,12 @@ def broken(kind: str, file: Path) -> None:
         save_file({k: v for k, v in tensors.items() if not k.startswith('stages.1.blocks.1.')}, file)
     elif kind == 'other model':
         save_file(timm.create_model('resnet18').state_dict(), file)
+    elif kind == 'a flipped bit of the header':
+        file.write_bytes(data[:9] + bytes([data[9] ^ 1]) + data[10:])
+    elif kind == 'NaN':
+        save_file(tensors | {'norm.weight': torch.full((16,), torch.nan)}, file)
+    elif kind == 'whole numbers':
+        save_file({k: v.to(torch.int32) for k, v in tensors.items()}, file)
     elif kind == 'other widths':
         save_file({k: v.repeat_interleave(2, 0) for k, v in tensors.items()}, file)
 
@@ -240,7 +246,19 @@ def broken(kind: str, file: Path) -> None:
     'how', [{}, {'num_classes': 3}, {'num_classes': 0}, {'features_only': True}], ids=str
 )
 @pytest.mark.parametrize(
-    'kind', ['missing', 'empty', 'truncated', 'garbage', 'lacks a block', 'other model', 'other widths']
+    'kind',
+    [
+        'missing',
+        'empty',
+        'truncated',
+        'garbage',
+        'a flipped bit of the header',
+        'lacks a block',
+        'other model',
+        'other widths',
+        'NaN',
+        'whole numbers',
+    ],
 )
 def test_faulty_weights_are_named(kind: str, how: dict[str, Any], tmp_path: Path) -> None:
     path = searched(tmp_path, sha256=None)
