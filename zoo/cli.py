@@ -13,7 +13,7 @@ from zoo.registry import list_entries, load_entry, suggest
 
 __all__ = ['main']
 
-DESCRIPTION = 'Entries of the zoo: lists them, explains them, checks their files, converts official weights.'
+DESCRIPTION = 'The zoo: its entries and their weights, which it explains, checks, measures, exports and publishes.'
 
 EXAMPLES = """examples:
   searchzoo zoo list 'uninet_*'

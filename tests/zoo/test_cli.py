@@ -22,6 +22,7 @@ from zoo.table import BEGIN, END, markdown_table, replace_table
 ROOT = Path(zoo.__file__).parents[1]
 ENTRIES = ROOT / 'zoo' / 'entries'
 COMMANDS = ('list', 'info', 'validate', 'convert', 'table', 'picture', 'schema', 'measure')
+COMMANDS += ('verify', 'publish', 'evaluate', 'export', 'autoload')
 Capture = pytest.CaptureFixture[str]
 
 
