@@ -44,7 +44,7 @@ def build_model(
         ZooError: ``pretrained`` without weights anywhere, or weights that cannot be read or do not fit.
     """
     cfg = resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    _check_sizes(variant, kwargs | {'input_size': cfg.input_size})
+    _check_sizes(variant, {'num_classes': cfg.num_classes, **kwargs, 'input_size': cfg.input_size})
     if pretrained:
         _check_source(variant, cfg)
     try:

@@ -102,7 +102,9 @@ def export_network(
             expected = [model(make_images(shape)) for shape in shapes]
         part = Path(place) / path.name
         with explain(f'torch cannot export the network to {path.name}'):
-            captured = capture(model, path.suffix, size, dynamic)
+            # primes: maps that are no multiples of windows, nor smaller, get no branch of their own
+            example = (11 * stride, 13 * stride) if dynamic else size
+            captured = capture(model, path.suffix, example, dynamic)
             _advance(bar, 'write')
             write(captured, part, info or {})
             _advance(bar, 'compare')
@@ -110,15 +112,7 @@ def export_network(
             found = read(part)
         agreements = []
         for shape, outputs in zip(shapes, expected, strict=True):
-            fault = f'{path.name} was not written: on images of shape {list(shape)}'
-            with explain(f'{fault} it stops{" (another --format may not)" if dynamic else ""}'):
-                difference = compare(found(make_images(shape)), outputs)
-            if not difference <= TOLERANCE:
-                raise ZooError(
-                    f"{fault} its outputs differ by {difference:.1e} of the network's root mean square, "
-                    f'{TOLERANCE:.0e} are allowed.'
-                )
-            agreements.append(Agreement(shape, difference))
+            agreements.append(agree(found, shape, outputs, path.name))
             _advance(bar, 'compare')
         with part.open('rb+') as file:
             os.fsync(file.fileno())
@@ -132,7 +126,7 @@ def free_stride(model: nn.Module, ending: str, size: Size) -> int:
     Args:
         model: The network.
         ending: Of the file.
-        size: The (height, width) that it is captured with.
+        size: A (height, width) that it is for.
 
     Raises:
         ZooError: The network or the format has no free size, or ``size`` is no such multiple.
@@ -171,14 +165,14 @@ def compared_shapes(model: nn.Module, size: Size, stride: int) -> list[Shape]:
 def capture(model: nn.Module, ending: str, size: Size, dynamic: bool = False) -> Captured:
     """A network as torch's own program: what :func:`write` takes.
 
-    torch.export follows the network with two images as its example. Maps of one row or column and sizes that
-    are rounded on the way are other cases to it, which a pt2 file refuses.
+    torch.export follows the network on an example and takes the branches that this one does. Axes of length
+    one are another case to it, so are sizes that are rounded on the way: pt2 files refuse what is excluded.
 
     Args:
         model: In evaluation mode, made with timm's ``exportable=True``.
         ending: Of the file that it is for.
-        size: (height, width) of the images.
-        dynamic: Height and width are free; at least twice the network's stride.
+        size: (height, width) of the images, or of the example only.
+        dynamic: Height and width are free.
     """
     if ending == FORMATS['torchscript']:
         return torch.jit.script(model)
@@ -243,6 +237,23 @@ def import_onnx() -> Any:
 def make_images(shape: tuple[int, ...]) -> Tensor:
     """Images as they are after preprocessing, mean 0 and variance 1; always the same ones."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def agree(found: Network, shape: Shape, expected: Tensor, name: str) -> Agreement:
+    """Runs a file's network on images of one shape.
+
+    Raises:
+        ZooError: It stops, or gives something else than expected.
+    """
+    fault = f'{name} was not written: on images of shape {list(shape)}'
+    with explain(f'{fault} it stops, which another --format may not'):
+        difference = compare(found(make_images(shape)), expected)
+    if not difference <= TOLERANCE:
+        raise ZooError(
+            f"{fault} its outputs differ by {difference:.1e} of the network's root mean square, "
+            f'{TOLERANCE:.0e} are allowed.'
+        )
+    return Agreement(shape, difference)
 
 
 def compare(found: Tensor, expected: Tensor) -> float:

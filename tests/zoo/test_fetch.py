@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import constants
 from loopback_hub import Hub
 from safetensors.torch import load, save
-from test_registry import ARCH, forget, small, write
+from test_registry import ARCH, BLOCK, forget, small, write
 
 import zoo
 from zoo import console, registry
@@ -391,3 +391,62 @@ def test_verify_needs_names_or_all(capsys: pytest.CaptureFixture[str]) -> None:
     code, lines = verify(capsys, 's3_tny')
     assert code == 1
     assert 'did you mean s3_tiny' in lines[0]
+
+
+# ---- config.json of repositories, which timm reads
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error', 'reason'),
+    [
+        ({'architecture': 'no_such_network'}, RuntimeError, r'Unknown model \(no_such_network\)'),
+        (
+            {'model_args': {'arch': {'stages': [{'embed_dim': 10**12, 'blocks': [BLOCK]}]}}},
+            ZooError,
+            'embed_dim',
+        ),
+        (
+            {'model_args': {'arch': {**ARCH, 'depth': 3}}},
+            ZooError,
+            r'arch: \$\.depth: found 3, this key is not known',
+        ),
+        ({'model_args': {}}, ZooError, 's3 needs arch='),
+        ({'model_args': {'arch': '/etc/passwd'}}, ZooError, '/etc/passwd: not JSON'),
+        (
+            {'model_args': {'arch': ARCH, 'img_size': 10**8}},
+            ZooError,
+            'img_size: found 100000000, whole numbers',
+        ),
+        (
+            {'model_args': {'arch': ARCH, 'in_chans': 10**8}},
+            ZooError,
+            'found .*100000000.*, whole numbers',
+        ),
+        ({'num_classes': 10**10}, ZooError, 'num_classes: found 10000000000, whole numbers'),
+        ({'pretrained_cfg': {'input_size': [3, 10**8, 10**8]}}, ZooError, 'input_size: found'),
+    ],
+    ids=str,
+)
+def test_faulty_configurations(
+    changes: dict[str, Any], error: type[Exception], reason: str, hub: Hub, weights: bytes
+) -> None:
+    config = {
+        'architecture': 's3',
+        'num_classes': 10,
+        'model_args': {'arch': ARCH, 'in_chans': 1},
+        'pretrained_cfg': {'input_size': [1, 32, 32], 'num_classes': 10},
+    }
+    hub.put(REPO, {'config.json': json.dumps(config).encode(), 'model.safetensors': weights})
+    assert equal(timm.create_model(f'hf-hub:{REPO}', pretrained=True), weights)
+    hub.put(REPO, {'config.json': json.dumps(config | changes).encode()})
+    with pytest.raises(error, match=reason) as caught:
+        timm.create_model(f'hf-hub:{REPO}', pretrained=True)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['../x.safetensors', '/etc/passwd', 'a/../../x.safetensors', '..', 'a\\b'])
+def test_names_that_leave_the_folder_are_refused(name: str, tmp_path: Path) -> None:
+    for key in ({'file': name}, {'hf_hub_id': REPO, 'filename': name}):
+        with pytest.raises(ZooError, match=r'sources\[0\]\.file(name)?: found'):
+            register(tmp_path, key)
+    assert not timm.is_model(NAME)

@@ -43,7 +43,8 @@ OFFICIAL = {
 
 
 def test_every_bundled_entry_is_counted_here() -> None:
-    assert OFFICIAL.keys() == set(zoo.list_entries())
+    searched = set(zoo.list_entries('*_digits'))
+    assert OFFICIAL.keys() == set(zoo.list_entries()) - searched
 
 
 @pytest.mark.parametrize('name', OFFICIAL)
