@@ -79,7 +79,17 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert set(fields.get_all('Provides-Extra', [])) == EXTRAS
     requirements = [Requirement(line) for line in fields.get_all('Requires-Dist', [])]
     base = {requirement.name for requirement in requirements if requirement.marker is None}
-    assert base == {'torch', 'torchvision', 'timm', 'safetensors', 'huggingface-hub', 'pydantic', 'tqdm'}
+    assert base == {
+        'torch',
+        'torchvision',
+        'timm',
+        'safetensors',
+        'huggingface-hub',
+        'numpy',
+        'pillow',
+        'pydantic',
+        'tqdm',
+    }
     with zipfile.ZipFile(wheel) as archive:
         (licence,) = (name for name in archive.namelist() if name.endswith('/licenses/LICENSE'))
         assert archive.read(licence) == (ROOT / 'LICENSE').read_bytes()

@@ -13,7 +13,9 @@ from zoo.registry import list_entries, load_entry, suggest
 
 __all__ = ['main']
 
-DESCRIPTION = 'The zoo: its entries and their weights, which it explains, checks, measures, exports and publishes.'
+DESCRIPTION = (
+    'The zoo: its entries and their weights, which it explains, checks, measures, exports and publishes.'
+)
 
 EXAMPLES = """examples:
   searchzoo zoo list 'uninet_*'

@@ -1,11 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['sha256_file', 'write_atomic']
+from zoo.errors import ZooError
+
+__all__ = ['new_folder', 'sha256_file', 'write_atomic']
 
 
 def write_atomic(path: Path | str, data: bytes) -> None:
@@ -29,6 +34,26 @@ def write_atomic(path: Path | str, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which gets the name ``target`` when it is whole, and is removed otherwise.
+
+    Raises:
+        ZooError: There is something of that name already, or no folder to put it in.
+    """
+    if target.exists() or target.is_symlink():
+        raise ZooError(f'{target}: there is such a folder or file already: remove it, or name another one.')
+    if not target.parent.is_dir():
+        raise ZooError(f'{target}: there is no folder {target.parent}.')
+    temporary = target.with_name(f'.{target.name[:64]}.{secrets.token_hex(4)}.tmp')
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

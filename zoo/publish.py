@@ -7,8 +7,6 @@ commit, whose id goes into the entry's file.
 import argparse
 import os
 import re
-import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from zoo.convert import convert
 from zoo.entry import Entry, Source, read_entry
 from zoo.errors import ZooError
 from zoo.fetch import fetch_weights
-from zoo.files import sha256_file, write_atomic
+from zoo.files import new_folder, sha256_file, write_atomic
 from zoo.hub_folder import add_source, check_weights, verify_folder, write_folder
 from zoo.jsonfile import clip
 from zoo.registry import entry_file, list_entries, load_entry, register
@@ -69,7 +67,7 @@ def publish(
     target = Path(dry_run) if dry_run is not None else None
     if target is None:
         _check_rights(name)
-    with _new_folder(target) as folder:
+    with _working_folder(target) as folder:
         write_folder(folder, weights, extended, tag, source)
         verify_folder(folder, known, tag, tensors)
         revision = None if target else upload_folder(folder, repo, known)
@@ -129,23 +127,14 @@ def _check_rights(name: str) -> None:
 
 
 @contextmanager
-def _new_folder(target: Path | None) -> Iterator[Path]:
+def _working_folder(target: Path | None) -> Iterator[Path]:
     """A folder to fill, which gets the name ``target`` when it is whole; without a target it is removed."""
     if target is None:
         with tempfile.TemporaryDirectory(prefix='searchzoo-') as name:
             yield Path(name)
         return
-    if target.exists() or target.is_symlink():
-        raise ZooError(f'{target}: there is such a folder or file already: remove it, or name another one.')
-    if not target.parent.is_dir():
-        raise ZooError(f'{target}: there is no folder {target.parent}.')
-    temporary = target.with_name(f'.{target.name}.{secrets.token_hex(4)}.tmp')
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(target) as folder:
+        yield folder
 
 
 # ---- the entry
