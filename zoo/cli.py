@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from zoo import autoload, evaluate, export_command, publish, verify
+from zoo import autoload, evaluate, export_command
 from zoo.entry import Entry, Source, read_entry
 from zoo.errors import ZooError
 from zoo.files import write_atomic
+from zoo.hub import publish, verify
 from zoo.jsonfile import format_json
 from zoo.registry import list_entries, load_entry, suggest
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from zoo.accuracy import Evaluation, evaluate, processes
 from zoo.errors import ZooError
-from zoo.fetch import explain_hub
 from zoo.files import write_atomic
+from zoo.hub.fetch import explain_hub
 from zoo.images import open_images
 from zoo.jsonfile import format_json
 from zoo.registry import register, suggest

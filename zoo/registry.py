@@ -17,7 +17,7 @@ from zoo._timm_compat import generate_default_cfgs
 from zoo.build import resolve_cfg
 from zoo.entry import Entry, Input, Source, read_entry
 from zoo.errors import ZooError
-from zoo.fetch import fetch_entry, fetch_weights
+from zoo.hub.fetch import fetch_entry, fetch_weights
 from zoo.models import FAMILIES
 
 __all__ = [

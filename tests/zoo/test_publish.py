@@ -25,16 +25,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import zoo
-from zoo.card import make_card
 from zoo.console import main
 from zoo.convert import save_weights
 from zoo.entry import Entry, Source, Weights, make_entry, read_entry
 from zoo.errors import ZooError
 from zoo.files import sha256_file
-from zoo.hub_folder import FILES
+from zoo.hub.card import make_card
+from zoo.hub.folder import FILES
+from zoo.hub.papers import PAPERS
+from zoo.hub.publish import publish, publish_all
 from zoo.models import FAMILIES
-from zoo.papers import PAPERS
-from zoo.publish import publish, publish_all
 
 pytestmark = pytest.mark.usefixtures('clean_registry')
 
@@ -535,7 +535,7 @@ def test_an_entry_that_cannot_be_written_after_all(network: Network, hub: Hub, m
         network.path.write_text('{')
         return 'c' * 40
 
-    monkeypatch.setattr('zoo.publish.upload_folder', overwrite)
+    monkeypatch.setattr('zoo.hub.publish.upload_folder', overwrite)
     with pytest.raises(ZooError, match=rf'^{REPO} was published, but .*not JSON.*revision c{{40}}, sha256 '):
         publish(NAME, network.weights, REPO, 'mit')
     assert network.path.read_text() == '{'
@@ -624,7 +624,7 @@ def test_all_goes_on_after_a_failure(hub: Hub, tmp_path: Path, monkeypatch: Any,
     networks['uninet'].path.write_text(json.dumps(data | {'weights': {TAG: record}}))
     zoo.register(networks['uninet'].path)
     names = [network.name for network in networks.values()]
-    monkeypatch.setattr('zoo.publish.list_entries', lambda: names)
+    monkeypatch.setattr('zoo.hub.publish.list_entries', lambda: names)
 
     assert main(['zoo', 'publish', '--all', '--org', 'lab']) == 1
     table = capsys.readouterr().out.splitlines()[-5:]
@@ -657,7 +657,7 @@ def test_all_as_a_dry_run(tmp_path: Path, monkeypatch: Any) -> None:
     network = make_network(tmp_path)
     record = {'sources': [{'file': network.weights.name}]}
     make_network(tmp_path, weights={TAG: record})
-    monkeypatch.setattr('zoo.publish.list_entries', lambda: [NAME])
+    monkeypatch.setattr('zoo.hub.publish.list_entries', lambda: [NAME])
     (tmp_path / 'out').mkdir()
     with pytest.warns(UserWarning, match='does not pin'):
         rows = publish_all('lab', unlicensed=True, dry_run=tmp_path / 'out')

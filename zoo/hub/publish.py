@@ -21,12 +21,12 @@ from huggingface_hub.utils import validate_repo_id
 from zoo.convert import convert
 from zoo.entry import Entry, Source, read_entry
 from zoo.errors import ZooError
-from zoo.fetch import fetch_weights
 from zoo.files import new_folder, sha256_file, write_atomic
-from zoo.hub_folder import add_source, check_weights, verify_folder, write_folder
+from zoo.hub.fetch import fetch_weights
+from zoo.hub.folder import add_source, check_weights, verify_folder, write_folder
+from zoo.hub.upload import upload_folder
 from zoo.jsonfile import clip
 from zoo.registry import entry_file, list_entries, load_entry, register
-from zoo.upload import upload_folder
 
 __all__ = ['add_parser', 'publish', 'publish_all']
 

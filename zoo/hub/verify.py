@@ -11,7 +11,8 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
 from zoo.entry import Entry, Source
 from zoo.errors import ZooError
-from zoo.fetch import (
+from zoo.files import sha256_file, write_atomic
+from zoo.hub.fetch import (
     FAILURES,
     WEIGHTS_FILE,
     Unavailable,
@@ -20,7 +21,6 @@ from zoo.fetch import (
     explain_hub,
     fetch_source,
 )
-from zoo.files import sha256_file, write_atomic
 from zoo.registry import entry_file, list_entries, load_entry, register
 
 __all__ = ['Finding', 'add_parser', 'verify']

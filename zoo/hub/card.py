@@ -9,7 +9,7 @@ import json
 from huggingface_hub import EvalResult, ModelCardData
 
 from zoo.entry import Entry, Input, Weights
-from zoo.papers import PAPERS, Paper
+from zoo.hub.papers import PAPERS, Paper
 
 __all__ = ['PICTURE', 'make_card']
 

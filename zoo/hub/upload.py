@@ -9,8 +9,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from zoo.arch import load_arch
 from zoo.entry import Entry
 from zoo.errors import ZooError
-from zoo.fetch import explain_hub
-from zoo.hub_folder import FILES
+from zoo.hub.fetch import explain_hub
+from zoo.hub.folder import FILES
 from zoo.jsonfile import clip, parse_json, read_file
 from zoo.models import FAMILIES
 
@@ -27,7 +27,7 @@ def upload_folder(folder: Path, repo: str, entry: Entry) -> str:
     """Uploads the files of a published network in one commit.
 
     Args:
-        folder: What :func:`zoo.hub_folder.write_folder` has written.
+        folder: What :func:`zoo.hub.folder.write_folder` has written.
         repo: ``org/name``; made if there is none.
         entry: What it is; a repository with another architecture, or with no network, is refused.
 

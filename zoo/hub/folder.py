@@ -17,15 +17,15 @@ from timm.data import resolve_model_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from zoo.card import PICTURE, make_card
 from zoo.convert import METADATA_KEY, fit_tensors, load_checkpoint
 from zoo.entry import Entry, Input, Source, Weights, make_entry
 from zoo.errors import ZooError
-from zoo.fetch import ENTRY_FILE, WEIGHTS_FILE, check_digest
 from zoo.files import sha256_file, write_atomic
+from zoo.hub.card import PICTURE, make_card
+from zoo.hub.fetch import ENTRY_FILE, WEIGHTS_FILE, check_digest
+from zoo.hub.papers import PAPERS
 from zoo.jsonfile import format_json, parse_json
 from zoo.models import FAMILIES
-from zoo.papers import PAPERS
 
 __all__ = ['FILES', 'add_source', 'check_weights', 'make_config', 'verify_folder', 'write_folder']
 

@@ -1,0 +1,1 @@
+"""Weights and the Hub: fetched, verified, published."""
