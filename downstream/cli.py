@@ -8,5 +8,6 @@ __all__ = ['main']
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one sentence on standard error, whatever ``argv``; the exit code is a usage error's, 2."""
-    print('error: the detection and segmentation adapters are not part of this release.', file=sys.stderr)
+    backbone = 'downstream.backbone.ZooBackbone, a backbone for configurations of mmsegmentation'
+    print(f'error: this release has no such commands, but {backbone}.', file=sys.stderr)
     return 2

@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-extras=search,dask,export,dev
+extras=search,dask,export,seg,dev
 venv=.venv
 python=$venv/bin/python
 stamp=$venv/.searchzoo

@@ -36,8 +36,8 @@ DECLARED: dict[str, set[str]] = {
     'zoo': set(),
     'search': {'search', 'dask'},
     'downstream': {'seg', 'mm', 'retrieval'},
-    'tests': {'search', 'dask', 'export', 'dev'},
-    'benchmarks': {'search', 'dev'},
+    'tests': {'search', 'dask', 'export', 'seg', 'dev'},
+    'benchmarks': {'search', 'seg', 'dev'},
 }
 """The extras that each folder may import beside the base dependencies."""
 OPTIONAL = {

@@ -8,6 +8,8 @@ import torch
 from timm.layers import is_exporting, register_notrace_function
 from torch import Tensor, nn
 
+from zoo.layers.table_cache import TableCache
+
 __all__ = ['AxialAttention', 'axial_attention', 'relative_embeddings', 'resize_table']
 
 
@@ -84,7 +86,7 @@ class AxialAttention(nn.Module):
         value_dim: Channels of the values and of the output.
         num_heads: Divides ``key_dim`` and ``value_dim``.
         length: Positions on the axis that the table of relative offsets is made for; maps of any other size
-            have it resized on the fly.
+            have it resized on the fly, or once for each size where :attr:`tables` is on.
         axis: What positions see: their column ('height') or their row ('width').
     """
 
@@ -107,6 +109,7 @@ class AxialAttention(nn.Module):
         self.k = nn.Conv2d(dim, key_dim, 1, bias=False, **dd)
         self.v = nn.Conv2d(dim, value_dim, 1, bias=False, **dd)
         self.rel_pos = nn.Parameter(torch.empty(2 * length - 1, key_dim // num_heads, **dd))
+        self.tables = TableCache()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -125,6 +128,11 @@ class AxialAttention(nn.Module):
             resized = resize_table(table.detach(), length)
             self.rel_pos = nn.Parameter(resized, requires_grad=table.requires_grad)
 
+    @torch.jit.unused
+    def embeddings(self, length: int) -> Tensor:
+        """The embedding of each pair of positions on an axis of that length."""
+        return self.tables.get(self.rel_pos, length, lambda: relative_embeddings(self.rel_pos, length))
+
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, dim, H, W] -> Tensor[B, value_dim, H, W]."""
         if self.vertical:
@@ -133,7 +141,11 @@ class AxialAttention(nn.Module):
         q = self.q(x).reshape(B, self.num_heads, -1, H, W)
         k = self.k(x).reshape(B, self.num_heads, -1, H, W)
         v = self.v(x).reshape(B, self.num_heads, -1, H, W)
-        x = axial_attention(q, k, v, relative_embeddings(self.rel_pos, W)).flatten(1, 2)
+        if torch.jit.is_scripting():
+            embeddings = relative_embeddings(self.rel_pos, W)
+        else:
+            embeddings = self.embeddings(W)
+        x = axial_attention(q, k, v, embeddings).flatten(1, 2)
         if self.vertical:
             x = x.transpose(2, 3)
         return x

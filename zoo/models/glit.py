@@ -48,6 +48,7 @@ from zoo._timm_compat import (
 from zoo.arch import Dim, Heads, Kernel, Part, Ratio, load_arch
 from zoo.build import build_model
 from zoo.errors import ZooError
+from zoo.layers.table_cache import TableCache
 
 __all__ = ['Arch', 'BlockArch', 'GLiT', 'GlobalLocalBlock', 'LocalConv', 'glit_formula']
 
@@ -269,7 +270,8 @@ class GLiT(nn.Module):
         global_pool: ``token`` (the class token), ``avg``, ``max``, ``avgmax`` (the patches) or none (empty).
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0.
-        dynamic_img_size: Take any input of whole patches, resampling the position embedding at every call.
+        dynamic_img_size: Take any input of whole patches, resampling the position embedding at every call, or
+            once for each size where :attr:`tables` is on.
         device: Where the parameters are made; ``meta`` takes no memory.
         dtype: Of the parameters.
 
@@ -313,6 +315,7 @@ class GLiT(nn.Module):
         self.patch_embed = PatchEmbed(img_size, arch.patch_size, in_chans, dim, **flexible, **dd)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches + 1, dim, **dd))
+        self.tables = TableCache()
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         self.blocks = nn.Sequential(
             *(
@@ -385,15 +388,27 @@ class GLiT(nn.Module):
             self.pos_embed = nn.Parameter(pos_embed.detach(), requires_grad=self.pos_embed.requires_grad)
         update_model_input_size(self, self.patch_embed.img_size)
 
+    @torch.jit.unused
+    def _resample_pos_embed(self, rows: int, columns: int) -> Tensor:
+        old_size = self.patch_embed.grid_size
+        return self.tables.get(
+            self.pos_embed,
+            (rows, columns, old_size),
+            lambda: resample_abs_pos_embed(self.pos_embed, new_size=[rows, columns], old_size=old_size),
+        )
+
     def _embed(self, x: Tensor) -> Tensor:
         """Image Tensor[B, in_chans, H, W] -> tokens Tensor[B, 1 + patches, C], the class token first."""
         x = self.patch_embed(x)
         pos_embed = self.pos_embed
         if self.dynamic_img_size:
             height, width = x.shape[1], x.shape[2]
-            pos_embed = resample_abs_pos_embed(
-                pos_embed, new_size=[height, width], old_size=self.patch_embed.grid_size
-            )
+            if torch.jit.is_scripting():
+                pos_embed = resample_abs_pos_embed(
+                    pos_embed, new_size=[height, width], old_size=self.patch_embed.grid_size
+                )
+            else:
+                pos_embed = self._resample_pos_embed(height, width)
             x = x.flatten(1, 2)
         return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + pos_embed
 
