@@ -1,25 +1,13 @@
-"""A small network of every family as an entry, for the tests of backbones; and the fixtures of tests/zoo."""
+"""A small network of every family as an entry, for the tests of backbones."""
 
 import json
-from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from timm.models import _registry
 
 import zoo
-from zoo import registry
-from zoo.models import FAMILIES
-
-_spec = spec_from_file_location('zoo_fixtures', Path(__file__).parents[1] / 'zoo' / 'conftest.py')
-assert _spec is not None
-assert _spec.loader is not None
-_fixtures = module_from_spec(_spec)
-_spec.loader.exec_module(_fixtures)
-hub = _fixtures.hub
-"""A loopback stand-in for the Hub."""
 
 CONV = {'operator': 'conv', 'expansion': 0.5, 'kernel_size': 3}
 AXIAL = {'operator': 'axial', 'expansion': 0.5, 'qk_rate': 0.5, 'v_rate': 1.0, 'num_heads': 2}
@@ -80,24 +68,12 @@ def write_file(folder: Path, name: str, family: str, arch: dict[str, Any], **cha
 
 
 @pytest.fixture(scope='module')
-def tiny_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """``tiny_<family>`` for every family, and ``tiny_flat``, a carnet for small images: strides 1, 2 and 4.
-
-    They, and what else a module's tests register, are forgotten after its last test.
-    """
-    before = set(registry._ENTRYPOINTS)
+def tiny_entries(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """``tiny_<family>`` of every family, and ``tiny_flat``, a carnet for small images: strides 1, 2, 4."""
     folder = tmp_path_factory.mktemp('entries')
     for family, arch in ARCHS.items():
         zoo.register(write_file(folder, f'tiny_{family}', family, arch))
     zoo.register(write_file(folder, 'tiny_flat', 'carnet', {'channels': 16, 'operators': OPERATORS}))
-    yield
-    for name in set(registry._ENTRYPOINTS) - before:
-        module = FAMILIES[registry._ENTRYPOINTS.pop(name).entry.family]
-        delattr(module, name)
-        module.__all__.remove(name)
-        del module.default_cfgs[name]
-        _registry._clear_model_entries(name)
-        del _registry._model_entrypoints[name]
 
 
 @pytest.fixture

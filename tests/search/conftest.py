@@ -2,47 +2,15 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from timm.models import _registry
 
 from search.cost import CostModel, Factor
 from search.space import Choice, Space
-from zoo import registry
-from zoo.models import FAMILIES
-
-
-@contextmanager
-def clean_registry() -> Iterator[None]:
-    """Undoes every registration that is made within, in timm's tables as well."""
-    before = set(registry._ENTRYPOINTS)
-    yield
-    for name in set(registry._ENTRYPOINTS) - before:
-        module = FAMILIES[registry._ENTRYPOINTS.pop(name).entry.family]
-        delattr(module, name)
-        module.__all__.remove(name)
-        del module.default_cfgs[name]
-        _registry._clear_model_entries(name)
-        del _registry._model_entrypoints[name]
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _clean_registry_of_module() -> Iterator[None]:
-    """Of fixtures that whole modules share."""
-    with clean_registry():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _clean_registry() -> Iterator[None]:
-    with clean_registry():
-        yield
-
 
 VALUES = st.lists(st.integers(1, 9) | st.sampled_from([0.5, 2.5]), min_size=1, max_size=3, unique=True).map(
     tuple

@@ -17,19 +17,17 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from timm.models import _registry
 from torch import nn
 from torch.utils.data import IterableDataset
 
 import zoo
-from zoo import images, registry
+from zoo import images
 from zoo.console import main
 from zoo.digits import Digits
 from zoo.entry import read_entry
 from zoo.errors import ZooError
 from zoo.evaluate import evaluate, evaluate_name, load_model
 from zoo.files import sha256_file
-from zoo.models import FAMILIES
 
 ROOT = Path(zoo.__file__).parents[1]
 BLOCK = {'num_heads': 1, 'window_size': 4, 'mlp_ratio': 2.0}
@@ -37,19 +35,6 @@ ARCH = {'stages': [{'embed_dim': 8, 'blocks': [BLOCK]}, {'embed_dim': 16, 'block
 NAME = 's3_evaluated'
 MEAN, STD, CROP = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 0.8
 CLASSES, COUNT = 7, 41
-
-
-@pytest.fixture(autouse=True)
-def _clean_registry() -> Iterator[None]:
-    before = set(registry._ENTRYPOINTS)
-    yield
-    for name in set(registry._ENTRYPOINTS) - before:
-        module = FAMILIES[registry._ENTRYPOINTS.pop(name).entry.family]
-        delattr(module, name)
-        module.__all__.remove(name)
-        del module.default_cfgs[name]
-        _registry._clear_model_entries(name)
-        del _registry._model_entrypoints[name]
 
 
 def write_entry(folder: Path, image: dict[str, Any], num_classes: int, seed: int = 0) -> Path:

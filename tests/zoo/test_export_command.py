@@ -25,8 +25,6 @@ from zoo.errors import ZooError
 from zoo.export import FORMATS, compare, export_network
 from zoo.files import sha256_file
 
-pytestmark = pytest.mark.usefixtures('clean_registry')
-
 NAME = 'carnet_exported'
 ARCH = {
     'channels': 16,

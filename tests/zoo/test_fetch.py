@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,16 @@ import torch
 from huggingface_hub import constants
 from loopback_hub import Hub
 from safetensors.torch import load, save
-from test_registry import ARCH, BLOCK, forget, small, write
+from test_registry import ARCH, BLOCK, small, write
 
 import zoo
-from zoo import console, registry
+from zoo import console
 from zoo.errors import ZooError
 from zoo.files import sha256_file
 
 NAME = 's3_small_test'
 REPO = 'org/s3_small_test.digits'
 pytestmark = pytest.mark.filterwarnings('error:Weights of')
-
-
-@pytest.fixture(autouse=True)
-def _clean_registry() -> Iterator[None]:
-    before = set(registry._ENTRYPOINTS)
-    yield
-    for name in set(registry._ENTRYPOINTS) - before:
-        forget(name)
 
 
 @pytest.fixture(scope='module')

@@ -36,8 +36,6 @@ from zoo.hub.papers import PAPERS
 from zoo.hub.publish import publish, publish_all
 from zoo.models import FAMILIES
 
-pytestmark = pytest.mark.usefixtures('clean_registry')
-
 CONV = {'operator': 'conv', 'expansion': 0.5, 'kernel_size': 3}
 LOCAL = {**CONV, 'operator': 'local', 'qk_rate': 1.0, 'v_rate': 0.5, 'num_heads': 2}
 AXIAL = {'operator': 'axial', 'expansion': 0.5, 'qk_rate': 1.0, 'v_rate': 1.0, 'num_heads': 2}

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import _registry, model_entrypoint
+from timm.models import model_entrypoint
 
 import zoo
 from zoo import registry
@@ -40,24 +39,6 @@ def small(name: str = 's3_small_test', **changes: Any) -> dict[str, Any]:
         'provenance': {'kind': 'searched', 'note': 'Found by a test.'},
     }
     return base | changes
-
-
-@pytest.fixture(autouse=True)
-def _clean_registry() -> Iterator[None]:
-    """Undoes every registration of a test, in timm's tables as well."""
-    before = set(registry._ENTRYPOINTS)
-    yield
-    for name in set(registry._ENTRYPOINTS) - before:
-        forget(name)
-
-
-def forget(name: str) -> None:
-    module = FAMILIES[registry._ENTRYPOINTS.pop(name).entry.family]
-    delattr(module, name)
-    module.__all__.remove(name)
-    del module.default_cfgs[name]
-    _registry._clear_model_entries(name)
-    del _registry._model_entrypoints[name]
 
 
 def write(folder: Path, entry: dict[str, Any]) -> Path:
