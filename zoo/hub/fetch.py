@@ -20,7 +20,18 @@ from zoo.errors import ZooError
 from zoo.files import sha256_file
 from zoo.jsonfile import clip
 
-__all__ = ['WEIGHTS_FILE', 'check_digest', 'download', 'explain_hub', 'fetch_entry', 'fetch_weights']
+__all__ = [
+    'ENTRY_FILE',
+    'FAILURES',
+    'WEIGHTS_FILE',
+    'Unavailable',
+    'check_digest',
+    'download',
+    'explain_hub',
+    'fetch_entry',
+    'fetch_source',
+    'fetch_weights',
+]
 
 WEIGHTS_FILE = 'model.safetensors'
 """What timm and transformers look for in a repository."""
