@@ -489,7 +489,7 @@ def test_two_processes_count_every_image_once(
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank, batch_size in ((0, 8), (1, 2)):
-        assert f'process {rank}: {COUNT} {expected} {batch_size}\n' in done.stdout
+        assert f'process {rank}: {COUNT} {expected} {batch_size}' in done.stdout
     assert done.stdout.count('network ') == 1
     assert done.stderr.count('100%') == 1
     assert f'{COUNT} images' in done.stdout
