@@ -36,7 +36,7 @@ DECLARED: dict[str, set[str]] = {
     'zoo': set(),
     'search': {'search', 'dask'},
     'downstream': {'seg', 'mm', 'retrieval'},
-    'tests': {'search', 'dask', 'export', 'seg', 'dev'},
+    'tests': {'search', 'dask', 'export', 'seg', 'mm', 'retrieval', 'dev'},
     'benchmarks': {'search', 'seg', 'dev'},
 }
 """The extras that each folder may import beside the base dependencies."""
