@@ -1,10 +1,12 @@
 """The Markdown table of all entries, and its place in the README."""
 
+from collections.abc import Callable
+
 from zoo.entry import Entry, Weights
 from zoo.errors import ZooError
 from zoo.registry import list_entries, load_entry
 
-__all__ = ['BEGIN', 'END', 'markdown_table', 'replace_table']
+__all__ = ['BEGIN', 'END', 'markdown_table', 'replace_between', 'replace_table']
 
 BEGIN, END = '<!-- table:begin -->', '<!-- table:end -->'
 
@@ -64,11 +66,27 @@ def replace_table(text: str, where: str) -> str:
     Raises:
         ZooError: The markers are missing or in the wrong order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ZooError(f'{where}: the markers {BEGIN} and {END} are needed, in this order.')
-    return f'{before}{BEGIN}\n{markdown_table()}{END}{after}'
+    return replace_between(text, where, BEGIN, END, markdown_table)
+
+
+def replace_between(text: str, where: str, begin: str, end: str, make: Callable[[], str]) -> str:
+    """A text in which what stands between two markers is made anew.
+
+    Args:
+        text: The text.
+        where: What errors call it.
+        begin: The first marker.
+        end: The second one.
+        make: Makes it; called where the markers are there.
+
+    Raises:
+        ZooError: The markers are missing or in the wrong order.
+    """
+    before, first, rest = text.partition(begin)
+    _, second, after = rest.partition(end)
+    if not first or not second:
+        raise ZooError(f'{where}: the markers {begin} and {end} are needed, in this order.')
+    return f'{before}{begin}\n{make()}{end}{after}'
 
 
 def _describe_tag(item: tuple[str, Weights]) -> str:
