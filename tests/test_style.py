@@ -44,6 +44,7 @@ OPTIONAL = {
     'zoo/accuracy.py': {'search'},
     'zoo/digits.py': {'search'},
     'zoo/export.py': {'export'},
+    'zoo/gallery.py': {'search'},
     'zoo/picture.py': {'search'},
 }
 """The extras that a file may import where it is used, and names in an error where they are missing."""

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from zoo import autoload, evaluate, export_command
+from zoo import autoload, evaluate, export_command, gallery
 from zoo.entry import Entry, Source, read_entry
 from zoo.errors import ZooError
 from zoo.files import write_atomic
@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     autoload.add_parser(commands)
     evaluate.add_parser(commands)
     export_command.add_parser(commands)
+    gallery.add_parser(commands)
     publish.add_parser(commands)
     verify.add_parser(commands)
     return parser

@@ -22,7 +22,7 @@ from zoo.table import BEGIN, END, markdown_table, replace_table
 ROOT = Path(zoo.__file__).parents[1]
 ENTRIES = ROOT / 'zoo' / 'entries'
 COMMANDS = ('list', 'info', 'validate', 'convert', 'table', 'picture', 'schema', 'measure')
-COMMANDS += ('verify', 'publish', 'evaluate', 'export', 'autoload')
+COMMANDS += ('verify', 'publish', 'evaluate', 'export', 'autoload', 'gallery')
 Capture = pytest.CaptureFixture[str]
 
 
