@@ -58,7 +58,7 @@ class PanopticHeads(nn.Module):
             head_channels: Width of the heads for centres and offsets.
 
         Raises:
-            ZooError: Not as many widths as features.
+            ZooError: Fewer than two features, or not as many widths as features.
         """
         super().__init__()
         decoder = (in_channels, aspp_channels, atrous_rates)
@@ -100,9 +100,11 @@ class Decoder(nn.Module):
             channels: Width of the decoder, and of its output.
 
         Raises:
-            ZooError: Not as many widths as features.
+            ZooError: Fewer than two features, or not as many widths as features.
         """
         super().__init__()
+        if len(in_channels) < 2:
+            raise ZooError(f'in_channels: found {list(in_channels)}, two features or more are needed.')
         if len(low_channels) != len(in_channels) - 1:
             raise ZooError(
                 f'low_channels: found {len(low_channels)} widths, {len(in_channels)} features need '
