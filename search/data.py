@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field
 from timm.data import create_transform
+from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 from timm.data.transforms import str_to_interp_mode
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -223,11 +225,32 @@ class Data:
         except (AssertionError, KeyError, ValueError, IndexError) as error:
             reason = f'{type(error).__name__} {error}'.strip()
             raise ZooError(f'augment: timm does not take {augment.auto_augment!r}: {reason}.') from None
+        _keep_posterize(transform)
         if augment.pad is not None:
             size = image.size[1:]
             resize = transforms.Resize(size, str_to_interp_mode(image.interpolation))
             transform.transforms[:1] = [resize, transforms.RandomCrop(size, augment.pad)]
         return transform
+
+
+def _keep_posterize(transform: transforms.Compose) -> None:
+    """Lets timm's policies of augmentation keep no bit of an image, as they do at times: it becomes black.
+
+    So it did when the papers' networks were trained; Pillow 13 refuses.
+    """
+    ops: list[AugmentOp] = []
+    for part in transform.transforms:
+        if isinstance(part, (RandAugment, AugMixAugment)):
+            ops += part.ops
+        elif isinstance(part, AutoAugment):
+            ops += [op for policy in part.policy for op in policy]
+    for op in ops:
+        if op.aug_fn is posterize:
+            op.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    return posterize(image, bits, **options) if bits else Image.new(image.mode, image.size)
 
 
 class _TrainKeys:

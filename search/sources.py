@@ -1,4 +1,4 @@
-"""Where images come from: digits, planted tasks, and every name that ``timm.data.create_dataset`` takes.
+"""Where images come from: digits, planted tasks, data sets by name, and whatever timm opens.
 
 A source is a sequence of (PIL image, label) for one split of a data set.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
@@ -18,6 +17,8 @@ from search.planted import PLANTED, load_planted
 from zoo.arch import Part
 from zoo.digits import digits_indices, load_digits
 from zoo.errors import ZooError
+from zoo.images import read_labels
+from zoo.named_images import NAMED, open_named, split_parts
 
 __all__ = [
     'EMBEDDED',
@@ -47,8 +48,8 @@ class DataConfig(Part):
 
     name: str = Field(
         'digits',
-        description="'digits', 'planted_texture', 'planted_relation', 'folder', or prefix/name as timm has "
-        'it: torch/cifar10, hfds/...',
+        description="'digits', 'planted_texture', 'planted_relation', cars, aircraft, cub, caltech101, "
+        "flowers102, 'folder', or prefix/name as timm has it: torch/cifar10, hfds/...",
     )
     root: str | None = Field(None, description='folder of the data; not needed for what is embedded')
     train: str = Field('train', description='split to train on')
@@ -73,12 +74,13 @@ class DataConfig(Part):
 def check_config(config: DataConfig) -> None:
     """Refuses unknown data sets and splits that would play two roles, before anything is read."""
     prefix, slash, rest = config.name.partition('/')
-    known = config.name in (*EMBEDDED, 'folder') or (slash and prefix.lower() in PREFIXES and rest)
+    own = (*EMBEDDED, *NAMED)
+    known = config.name in (*own, 'folder') or (slash and prefix.lower() in PREFIXES and rest)
     if not known and (slash or config.root is None):
-        known_names = [*EMBEDDED, 'folder', *(f'{p}/' for p in PREFIXES)]
+        known_names = [*own, 'folder', *(f'{p}/' for p in PREFIXES)]
         near = difflib.get_close_matches(config.name, known_names, 1)
         raise ZooError(
-            f'data.name: found {config.name!r}, one of {", ".join(EMBEDDED)}, folder (with data.root), '
+            f'data.name: found {config.name!r}, one of {", ".join(own)}, folder (with data.root), '
             f'{", ".join(f"{p}/..." for p in PREFIXES)} is needed' + (f'; {near[0]!r}?' if near else '.')
         )
     if config.name in EMBEDDED:
@@ -86,7 +88,10 @@ def check_config(config: DataConfig) -> None:
     if config.root is None and prefix.lower() not in ('hfds', 'hfids'):
         raise ZooError(f'data.root: found nothing, the folder of {config.name!r} is needed.')
     named = [split for split in (config.train, config.val, config.test) if split is not None]
-    if len(set(named)) < len(named):
+    parts = named
+    if config.name in NAMED:
+        parts = [part for split in named for part in split_parts(config.name, split)]
+    if len(set(parts)) < len(parts):
         raise ZooError(
             f'data: train, val and test are {", ".join(named)}; each role needs a split of its own.'
         )
@@ -111,6 +116,11 @@ def open_split(config: DataConfig, split: str) -> Any:
         return load_digits()
     if config.name in PLANTED:
         return load_planted(config.name, config.split_seed)
+    if config.name in NAMED:
+        try:
+            return open_named(config.name, str(config.root), split, config.download)
+        except ZooError as error:
+            raise ZooError(f'data: {error}') from error
     where = f'data: {config.name!r}' + (f' in {config.root}' if config.root else '')
     is_folder = '/' not in config.name
     root = config.root
@@ -158,23 +168,6 @@ def _split_folder(config: DataConfig, split: str, where: str) -> Path:
         return root
     found = ', '.join(folders[:10]) or 'none'
     raise ZooError(f'{where}: there is no folder for split {split!r}; found {found}.')
-
-
-def read_labels(source: Any, where: str = 'data') -> list[int]:
-    """The labels of a data set, without decoding its images where its class allows."""
-    reader = getattr(source, 'reader', None)
-    targets = getattr(reader, 'targets', getattr(source, 'targets', None))
-    if targets is not None and np.ndim(targets) == 1:
-        labels = [int(label) for label in targets]
-    elif reader is not None and hasattr(reader, 'samples'):
-        labels = [int(label) for _, label in reader.samples]
-    elif reader is not None and hasattr(reader, 'iter_targets'):
-        labels = [int(label) for label in reader.iter_targets()]
-    else:
-        labels = [int(source[i][1]) for i in range(len(source))]
-    if min(labels, default=0) < 0:
-        raise ZooError(f'data: {where} has images without a label.')
-    return labels
 
 
 def carve(

@@ -1,4 +1,4 @@
-"""Labelled images to measure a network on: the digits, a folder, or what ``timm.data.create_dataset`` knows.
+"""Labelled images: the digits, data sets by name, a folder, or what ``timm.data.create_dataset`` knows.
 
 timm's own data set of a folder replaces an image that it cannot read by the next one; here it is named.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 from timm.data import create_dataset
 from torch import Tensor
@@ -15,8 +16,9 @@ from torch.utils.data import Dataset, IterableDataset
 from zoo.digits import Digits
 from zoo.errors import ZooError
 from zoo.jsonfile import clip
+from zoo.named_images import NAMED, open_named
 
-__all__ = ['Images', 'Stream', 'count_classes', 'open_images']
+__all__ = ['Images', 'Stream', 'count_classes', 'open_images', 'read_labels']
 
 PREFIXES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
 FOLDERS = ('validation', 'val', 'valid', 'evaluation', 'eval', 'test')
@@ -31,12 +33,13 @@ def open_images(
     """Opens a data set.
 
     Args:
-        data: 'digits', a folder with a sub-folder for each class (and perhaps one above these for each
-            split), or a name of timm's: torch/cifar10, hfds/..., hfids/..., tfds/..., wds/...
-        split: Which part; by default test of the digits, what a folder has of :data:`FOLDERS` or else all of
-            it, and validation of timm's.
-        root: Where a data set of timm's is kept.
-        download: Whether timm may download it there.
+        data: 'digits', one of :data:`zoo.named_images.NAMED`, a folder with a sub-folder for each class (and
+            perhaps one above these for each split), or a name of timm's: torch/cifar10, hfds/..., hfids/...,
+            tfds/..., wds/...
+        split: Which part; by default test of the digits and of data sets by name, what a folder has of
+            :data:`FOLDERS` or else all of it, and validation of timm's.
+        root: Where a data set that has a name is kept.
+        download: Whether it may be downloaded there.
 
     Returns:
         The images, by index or one after another, as (PIL image, label); and what to call them.
@@ -48,9 +51,12 @@ def open_images(
         split = split or 'test'
         return Digits(split), f'digits ({split})'
     prefix, _, rest = data.partition('/')
+    if root is None and (data in NAMED or (prefix.lower() == 'torch' and rest)):
+        raise ZooError(f'{data}: found no root, the folder that it is kept in is needed.')
+    if data in NAMED:
+        split = split or 'test'
+        return open_named(data, str(root), split, download), f'{data} ({split})'
     if prefix.lower() in PREFIXES and rest:
-        if prefix.lower() == 'torch' and root is None:
-            raise ZooError(f'{data}: found no root, the folder that it is kept in is needed.')
         split = split or 'validation'
         return _open(data, data, root=root, split=split, download=download), f'{data} ({split})'
     folder = _find_split(Path(data), split)
@@ -62,7 +68,7 @@ def open_images(
 def _find_split(folder: Path, split: str | None) -> Path:
     """The folder of a split, by its name or a synonym; all of the folder if it is not divided into splits."""
     if not folder.is_dir():
-        names = ', '.join(f'{prefix}/...' for prefix in PREFIXES)
+        names = ', '.join([*NAMED, *(f'{prefix}/...' for prefix in PREFIXES)])
         raise ZooError(f'{folder}: there is no such folder; a folder, digits or one of {names} is needed.')
     folders = FOLDERS if split is None else (split, *(FOLDERS[:-1] if split in FOLDERS[:-1] else ()))
     for name in folders:
@@ -93,6 +99,23 @@ def count_classes(source: Any) -> int | None:
     reader = getattr(source, 'reader', source)
     classes = getattr(reader, 'class_to_idx', None) or getattr(reader, 'classes', None)
     return len(classes) if classes else None
+
+
+def read_labels(source: Any, where: str = 'data') -> list[int]:
+    """The labels of a data set, without decoding its images where its class allows."""
+    reader = getattr(source, 'reader', None)
+    targets = getattr(reader, 'targets', getattr(source, 'targets', None))
+    if targets is not None and np.ndim(targets) == 1:
+        labels = [int(label) for label in targets]
+    elif reader is not None and hasattr(reader, 'samples'):
+        labels = [int(label) for _, label in reader.samples]
+    elif reader is not None and hasattr(reader, 'iter_targets'):
+        labels = [int(label) for label in reader.iter_targets()]
+    else:
+        labels = [int(source[i][1]) for i in range(len(source))]
+    if min(labels, default=0) < 0:
+        raise ZooError(f'data: {where} has images without a label.')
+    return labels
 
 
 class Images(Dataset):

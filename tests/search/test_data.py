@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn import datasets
+from timm.data import auto_augment
 from torch.utils.data import IterableDataset
 
 from search import data as search_data
 from search import sources
+from search.config import load_config
 from search.data import Augment, Data, DataConfig, train_batches
 from search.sources import carve
 from zoo.entry import Input
 from zoo.errors import ZooError
+from zoo.registry import config_path
 
 GREY = Input(size=(1, 16, 16), mean=(0.5,), std=(0.25,))
 RGB = Input(size=(3, 16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -106,6 +109,41 @@ class TestCarve:
         labels = [i % 3 for i in range(90)]
         draws = {tuple(carve(range(90), labels, 30, seed)[1]) for seed in (0, 0, 1, 2)}
         assert len(draws) == 3
+
+
+class TestNamed:
+    """The small data sets of TrioNet's experiments, of which zoo.named_images reads five."""
+
+    @pytest.mark.parametrize('name', ['cars', 'aircraft', 'cub', 'caltech101', 'flowers102'])
+    def test_one_option_away(self, name, tmp_path):
+        config = load_config(config_path('search/trionet_small.yaml'), [f'data.name={name}', 'data.root=/d'])
+        assert (config.data.name, config.data.train, config.data.val) == (name, 'trainval', None)
+        data = Data(config.data.model_copy(update={'root': str(tmp_path)}), RGB)
+        with pytest.raises(ZooError, match=f'data: {name}: .*{tmp_path} has to have'):
+            data.images('train')
+
+    def test_val_is_carved_from_what_is_not_test(self, tmp_path):
+        write_images(tmp_path / 'train', {'001.Gull': 20, '002.Tern': 10})
+        write_images(tmp_path / 'test', {'001.Gull': 2, '002.Tern': 4})
+        data = Data(DataConfig(name='cub', root=str(tmp_path), train='trainval', val_size=6), RGB)
+        parts = [pixels(data.images(role)) for role in ('train', 'val', 'test')]
+        assert [len(part) for part in parts] == [24, 6, 6]
+        assert parts[0] | parts[1] == {*range(20), *range(50, 60)}
+        assert parts[2] == {0, 1, 50, 51, 52, 53}
+        assert data.num_classes == 2
+
+    @pytest.mark.parametrize(
+        ('changes', 'message'),
+        [
+            ({'train': 'trainval', 'val': 'val'}, 'train, val and test are trainval, val, test; each role'),
+            ({'train': 'all'}, 'train, val and test are all, test; each role needs a split of its own'),
+            ({'train': 'training'}, "aircraft: found split 'training', one of train, val, test, trainval"),
+            ({'root': None}, "data.root: found nothing, the folder of 'aircraft' is needed"),
+        ],
+    )
+    def test_splits_that_share_images_or_are_not_there(self, changes, message):
+        with pytest.raises(ZooError, match=message):
+            Data(DataConfig(**{'name': 'aircraft', 'root': '/data'} | changes), RGB)
 
 
 class TestFolder:
@@ -228,6 +266,25 @@ class TestPad:
         resized = np.asarray(picture.resize((16, 16), Image.Resampling.BICUBIC), np.float32) / 255
         expected = torch.from_numpy((resized - 0.5) / 0.25).permute(2, 0, 1)
         torch.testing.assert_close(data.images('train', Augment(pad=0, hflip=0.0), 5)[0, 0][0], expected)
+
+
+@pytest.mark.parametrize('policy', ['rand-m9-mstd0.5-inc1', 'original', 'augmix-m9'])
+def test_a_policy_that_keeps_no_bit_of_an_image_makes_it_black(policy, monkeypatch):
+    """Of 20,000 images of rand-m9-mstd0.5-inc1 some thirty; Pillow 13 refuses them."""
+    monkeypatch.setitem(auto_augment.LEVEL_TO_ARG, 'PosterizeIncreasing', lambda *_: (0,))
+    monkeypatch.setitem(auto_augment.LEVEL_TO_ARG, 'PosterizeOriginal', lambda *_: (0,))
+    image = Input(size=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+    transform = Data(DataConfig(), image).images('train', Augment(auto_augment=policy), 5).transform
+    (augment,) = (part for part in transform.transforms if hasattr(part, 'ops') or hasattr(part, 'policy'))
+    ops = augment.ops if hasattr(augment, 'ops') else [op for ops in augment.policy for op in ops]
+    found = [op for op in ops if op.name.startswith('Posterize')]
+    assert found
+    picture = Image.new('RGB', (8, 8), (250, 130, 70))
+    for op in found:
+        op.prob = 1.0
+        assert op(picture).getcolors() == [(64, (0, 0, 0))]
+    monkeypatch.undo()
+    assert all(op.aug_fn(picture, 1).getcolors() == [(64, (128, 128, 0))] for op in found)
 
 
 class TestTrainBatches:
