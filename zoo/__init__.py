@@ -7,9 +7,11 @@
 from pathlib import Path
 
 from zoo.errors import ZooError
+from zoo.fuse import fuse
+from zoo.models import dsm as _dsm  # noqa: F401  (registers Swin and PVT with UniNet's modules)
 from zoo.registry import config_path, list_entries, load_entry, register
 
-__all__ = ['ZooError', '__version__', 'config_path', 'list_entries', 'load_entry', 'register']
+__all__ = ['ZooError', '__version__', 'config_path', 'fuse', 'list_entries', 'load_entry', 'register']
 
 __version__ = '0.1.0'
 

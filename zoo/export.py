@@ -137,10 +137,10 @@ def free_stride(model: nn.Module, ending: str, size: Size) -> int:
             'The image size is a part of this network (of its position embedding, say): leave out --dynamic, '
             'the number of images is free without it.'
         )
-    if isinstance(model, S3) and ending != FORMATS['torchscript']:
+    if isinstance(model, S3) and ending == FORMATS['pt2']:
         raise ZooError(
-            'The windows of S3 depend on the image size in ways that only TorchScript can hold: choose '
-            '--format torchscript, or leave out --dynamic.'
+            'The windows of S3 depend on the image size, of which a pt2 file would refuse most: choose '
+            'another --format, or leave out --dynamic.'
         )
     stride: int = known.feature_info[-1]['reduction']
     if any(side % stride or side < 2 * stride for side in size):

@@ -149,6 +149,14 @@ def test_onnx(
     check(read(path), model, sizes)
 
 
+@pytest.mark.slow
+def test_s3_of_any_size_as_onnx(tmp_path: Path) -> None:
+    model, path = make_model('s3'), tmp_path / 'model.onnx'
+    agreements = export_network(model, path, (64, 96), dynamic=True)
+    assert len({agreement.shape[2:] for agreement in agreements}) == 3
+    check(read(path), model, [(16, 16), (50, 70), (96, 160), (112, 112)])
+
+
 def test_torchscript(model: nn.Module, sizes: list[tuple[int, int]], tmp_path: Path) -> None:
     path = tmp_path / 'model.pt'
     write(capture(model, '.pt', sizes[0]), path, {})

@@ -280,7 +280,10 @@ ONNX = ('--format', 'onnx', '--out', 'x.onnx')
         (['hf-hub:nobody/nothing', '--random', *ONNX], 'hf-hub:nobody/nothing cannot be created: '),
         (['uninet_b0', *ONNX], 'pass --random'),
         (['glit_tiny', '--random', '--dynamic', *ONNX], 'leave out --dynamic'),
-        (['s3_tiny', '--random', '--dynamic', *ONNX], '--format torchscript, or leave out --dynamic'),
+        (
+            ['s3_tiny', '--random', '--dynamic', '--format', 'pt2', '--out', 'x.pt2'],
+            'another --format, or leave out --dynamic',
+        ),
         (['carnet_c80', '--random', '--dynamic', '--size', '30', *ONNX], 'multiples of 4 from 8 on'),
         (['carnet_c80', '--random', '--dynamic', '--size', '4', *ONNX], 'multiples of 4 from 8 on'),
         (

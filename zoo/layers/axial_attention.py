@@ -8,6 +8,7 @@ import torch
 from timm.layers import is_exporting, register_notrace_function
 from torch import Tensor, nn
 
+from zoo.layers.folding import Projections
 from zoo.layers.table_cache import TableCache
 
 __all__ = ['AxialAttention', 'axial_attention', 'relative_embeddings', 'resize_table']
@@ -77,7 +78,7 @@ def resize_table(table: Tensor, length: int) -> Tensor:
     return start + (index - low).to(table.dtype)[:, None] * (end - start)
 
 
-class AxialAttention(nn.Module):
+class AxialAttention(Projections):
     """Self-attention along the height or the width, with linear queries, keys and values.
 
     Args:
@@ -102,12 +103,9 @@ class AxialAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        super().__init__()
+        super().__init__(dim, key_dim, value_dim, **dd)
         self.num_heads = num_heads
         self.vertical = axis == 'height'
-        self.q = nn.Conv2d(dim, key_dim, 1, bias=False, **dd)
-        self.k = nn.Conv2d(dim, key_dim, 1, bias=False, **dd)
-        self.v = nn.Conv2d(dim, value_dim, 1, bias=False, **dd)
         self.rel_pos = nn.Parameter(torch.empty(2 * length - 1, key_dim // num_heads, **dd))
         self.tables = TableCache()
         self.reset_parameters()
@@ -138,9 +136,10 @@ class AxialAttention(nn.Module):
         if self.vertical:
             x = x.transpose(2, 3)
         B, _, H, W = x.shape
-        q = self.q(x).reshape(B, self.num_heads, -1, H, W)
-        k = self.k(x).reshape(B, self.num_heads, -1, H, W)
-        v = self.v(x).reshape(B, self.num_heads, -1, H, W)
+        q, k, v = self.project(x)
+        q = q.reshape(B, self.num_heads, -1, H, W)
+        k = k.reshape(B, self.num_heads, -1, H, W)
+        v = v.reshape(B, self.num_heads, -1, H, W)
         if torch.jit.is_scripting():
             embeddings = relative_embeddings(self.rel_pos, W)
         else:

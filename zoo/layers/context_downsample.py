@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.layers.folding import fold_norm_before
+
 __all__ = ['ContextDownsample', 'LocalDownsample', 'PoolShortcut']
 
 
@@ -65,6 +67,11 @@ class LocalDownsample(nn.Module):
         self.proj = nn.Conv2d(in_chs, out_chs, 1, **dd)
         self.shortcut = PoolShortcut(in_chs, out_chs, stride, pool=stride > 1, **dd)
 
+    def fuse(self) -> 'LocalDownsample':
+        """Folds the norm into what follows it."""
+        self.norm, self.proj = fold_norm_before(self.norm, self.proj)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(self.norm(self.conv(x))) + self.shortcut(x)
 
@@ -115,6 +122,11 @@ class ContextDownsample(nn.Module):
         self.kv = nn.Linear(in_chs, 2 * out_chs, **dd)
         self.proj = nn.Linear(out_chs, out_chs, **dd)
         self.shortcut = PoolShortcut(in_chs, out_chs, stride, pool=stride > 1, **dd) if local else None
+
+    def fuse(self) -> 'ContextDownsample':
+        """Folds the queries' batch norm into what follows it."""
+        self.q_bn, self.q_proj = fold_norm_before(self.q_bn, self.q_proj)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, in_chs, H, W] -> Tensor[B, out_chs, ceil(H / stride), ceil(W / stride)]."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from zoo.errors import ZooError
+from zoo.layers.folding import Projections
 
 __all__ = ['LocalAttention', 'local_attention', 'relative_logits']
 
@@ -89,7 +90,7 @@ def relative_logits(q: Tensor, rel_height: Tensor, rel_width: Tensor) -> tuple[T
     return logits_h, logits_w
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(Projections):
     """Local self-attention with linear queries, keys and values and relative row and column embeddings.
 
     Args:
@@ -114,7 +115,6 @@ class LocalAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        super().__init__()
         if min(dim, key_dim, value_dim, num_heads) < 1:
             found = f'dim {dim}, key_dim {key_dim}, value_dim {value_dim}, num_heads {num_heads}'
             raise ZooError(f'local attention has {found}; each is at least 1')
@@ -131,11 +131,9 @@ class LocalAttention(nn.Module):
                 f'local attention has {num_heads} heads of {head_dim} key channels; one of the two numbers '
                 'is even, to be shared between rows and columns'
             )
+        super().__init__(dim, key_dim, value_dim, **dd)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
-        self.q = nn.Conv2d(dim, key_dim, 1, bias=False, **dd)
-        self.k = nn.Conv2d(dim, key_dim, 1, bias=False, **dd)
-        self.v = nn.Conv2d(dim, value_dim, 1, bias=False, **dd)
         if head_dim % 2 == 0:
             shape = (num_heads, kernel_size, head_dim // 2)
         else:
@@ -156,9 +154,10 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, dim, H, W] -> Tensor[B, value_dim, H, W]."""
         B, _, H, W = x.shape
-        q = self.q(x).reshape(B, self.num_heads, -1, H, W)
-        k = self.k(x).reshape(B, self.num_heads, -1, H, W)
-        v = self.v(x).reshape(B, self.num_heads, -1, H, W)
+        q, k, v = self.project(x)
+        q = q.reshape(B, self.num_heads, -1, H, W)
+        k = k.reshape(B, self.num_heads, -1, H, W)
+        v = v.reshape(B, self.num_heads, -1, H, W)
         logits_h, logits_w = relative_logits(q, self.rel_height, self.rel_width)
         return local_attention(q, k, v, logits_h, logits_w, self.kernel_size).flatten(1, 2)
 
@@ -179,8 +178,9 @@ def _local_attention(
     q: Tensor, k: Tensor, v: Tensor, logits_h: Tensor, logits_w: Tensor, kernel_size: int
 ) -> Tensor:
     out = v.new_empty(v.shape)
+    inputs = [x.flatten(0, 1) for x in (q, k, v, logits_h, logits_w)]  # copies parts of a larger tensor: once
     for heads in _chunks(q, v, kernel_size):
-        chunk = _Chunk([x.flatten(0, 1)[heads] for x in (q, k, v, logits_h, logits_w)], kernel_size)
+        chunk = _Chunk([x[heads] for x in inputs], kernel_size)
         out.flatten(0, 1)[heads] = chunk.forward()
     return out
 
@@ -189,11 +189,12 @@ def _local_attention(
 def _local_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logits_h: Tensor, logits_w: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = (q, k, v, logits_h, logits_w)
-    grads = [x.new_empty(x.shape) for x in inputs]
+    grads = [x.new_empty(x.shape) for x in (q, k, v, logits_h, logits_w)]
+    inputs = [x.flatten(0, 1) for x in (q, k, v, logits_h, logits_w)]
+    grad = grad.flatten(0, 1)
     for heads in _chunks(q, v, kernel_size):
-        chunk = _Chunk([x.flatten(0, 1)[heads] for x in inputs], kernel_size)
-        for whole, part in zip(grads, chunk.backward(grad.flatten(0, 1)[heads]), strict=True):
+        chunk = _Chunk([x[heads] for x in inputs], kernel_size)
+        for whole, part in zip(grads, chunk.backward(grad[heads]), strict=True):
             whole.flatten(0, 1)[heads] = part
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 

@@ -1,11 +1,12 @@
 """Self-attention of every position over the whole map (Wang et al., Non-local Neural Networks, CVPR 2018)."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zoo.layers.folding import Projections
 
 __all__ = ['NonLocalAttention', 'non_local_attention']
 
@@ -34,7 +35,7 @@ def non_local_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return x.squeeze(1).transpose(1, 2).reshape(B, E, H, W)
 
 
-class NonLocalAttention(nn.Module):
+class NonLocalAttention(Projections):
     """Non-local self-attention with linear queries, keys and values, the dot-product form of the paper's
     Sec. 3.2 with its softmax.
 
@@ -48,11 +49,7 @@ class NonLocalAttention(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        super().__init__()
-        self.q = nn.Conv2d(dim, dim, 1, bias=False, **dd)
-        self.k = nn.Conv2d(dim, dim, 1, bias=False, **dd)
-        self.v = nn.Conv2d(dim, dim, 1, bias=False, **dd)
+        super().__init__(dim, dim, dim, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -64,4 +61,5 @@ class NonLocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, dim, H, W] -> Tensor[B, dim, H, W]."""
-        return non_local_attention(self.q(x), self.k(x), self.v(x))
+        q, k, v = self.project(x)
+        return non_local_attention(q, k, v)

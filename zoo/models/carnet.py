@@ -28,7 +28,6 @@ from pydantic import Field, field_validator
 from timm.layers import (
     BatchNormAct2d,
     ClassifierHead,
-    ConvNormAct,
     DropPath,
     calculate_drop_path_rates,
     to_2tuple,
@@ -39,6 +38,7 @@ from torch import Tensor, nn
 from zoo import arch as base
 from zoo._timm_compat import generate_default_cfgs
 from zoo.build import build_model
+from zoo.layers.folding import ConvNormAct, fold_norm
 from zoo.layers.local_attention import LocalAttention
 from zoo.layers.non_local import NonLocalAttention
 from zoo.staged import StagedNet
@@ -161,6 +161,17 @@ class Block(nn.Module):
         self.norm3 = nn.BatchNorm2d(out_chs, **dd)
         self.shortcut = ConvNormAct(in_chs, out_chs, 1, apply_act=False, **dd) if first else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def fuse(self) -> 'Block':
+        """Folds the norms, and pools in front of the last linear layer, which then has a quarter to do."""
+        self.reduce, self.norm1 = fold_norm(self.reduce, self.norm1)
+        self.proj, self.norm2 = fold_norm(self.proj, self.norm2)
+        self.expand, self.norm3 = fold_norm(self.expand, self.norm3)
+        if isinstance(self.pool, nn.AvgPool2d):
+            self.expand = nn.Sequential(self.pool, self.expand)
+            self.shortcut = nn.Sequential(self.pool, self.shortcut)
+            self.pool = nn.Identity()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, in_chs, H, W] -> Tensor[B, out_chs, H / stride, W / stride], sizes rounded up."""

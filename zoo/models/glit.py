@@ -48,6 +48,7 @@ from zoo._timm_compat import (
 from zoo.arch import Dim, Heads, Kernel, Part, Ratio, load_arch
 from zoo.build import build_model
 from zoo.errors import ZooError
+from zoo.layers.folding import fold_norm
 from zoo.layers.table_cache import TableCache
 
 __all__ = ['Arch', 'BlockArch', 'GLiT', 'GlobalLocalBlock', 'LocalConv', 'glit_formula']
@@ -202,6 +203,11 @@ class LocalConv(nn.Module):
         )
         self.norm = nn.BatchNorm2d(inner_dim, **dd)
         self.project = nn.Linear(inner_dim, dim, **dd)
+
+    def fuse(self) -> 'LocalConv':
+        """Folds the norm into the depth-wise convolution."""
+        self.dwconv, self.norm = fold_norm(self.dwconv, self.norm)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, N, dim] -> Tensor[B, N, dim]; the first half of ``expand`` is gated by the second."""

@@ -28,6 +28,7 @@ from timm.layers import (
     Mlp,
     PatchEmbed,
     calculate_drop_path_rates,
+    is_exporting,
     resample_patch_embed,
     resize_rel_pos_bias_table,
     to_2tuple,
@@ -47,12 +48,15 @@ from zoo._timm_compat import generate_default_cfgs, update_model_input_size
 from zoo.arch import Dim, Heads, Kernel, Part, Ratio, load_arch
 from zoo.build import build_model
 from zoo.errors import ZooError
+from zoo.layers.table_cache import TableCache
 from zoo.staged import StagedNet
 
 __all__ = ['S3', 'Arch']
 
 HEAD_DIM = 32
 PATCH_SIZE = 4
+KEPT_BYTES = 8 * 2**20
+"""What an attention layer keeps of its biases: all at 224 pixels; a detector's maps take up to 170 MB."""
 
 Window = tuple[int, int]
 WindowSpec = int | Sequence[int | Sequence[Window]]
@@ -111,25 +115,35 @@ def relative_position_bias(table: torch.Tensor, height: int, width: int) -> torc
     return bias.permute(4, 0, 2, 1, 3).reshape(-1, height * width, height * width)
 
 
-def _attends(size: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
+def _rolled(length: int, shift: int, device: torch.device) -> torch.Tensor:
+    """Where each of an axis's positions comes from when it is rolled by -shift: (length,)."""
+    return (torch.arange(length, device=device) + shift) % length
+
+
+def _attends(size: int, window: int, source: torch.Tensor) -> torch.Tensor:
     """Which positions along one axis see each other: (windows, window, window) bool, query before key.
 
-    The axis is padded to whole windows and rolled by -shift. Positions from the two ends of the map, which
-    the roll puts into one window, do not see each other; nothing sees padding, except padding (so that no row
-    is empty).
+    The axis is padded to whole windows and rolled: positions come from ``source``. Positions from the two
+    ends of the map, which the roll puts into one window, do not see each other; nothing sees padding, except
+    padding (so that no row is empty).
     """
-    padded = math.ceil(size / window) * window
-    position = torch.arange(padded, device=device)
-    source = ((position + shift) % padded).view(-1, window)
-    wrapped = (position >= padded - shift).view(-1, window)
-    real = source < size
-    return (wrapped[:, :, None] == wrapped[:, None, :]) & (real[:, None, :] | ~real[:, :, None])
+    wrapped = (source < torch.arange(source.shape[0], device=source.device)).view(-1, window)
+    real = (source < size).view(-1, window)
+    apart = wrapped[:, :, None] ^ wrapped[:, None, :]  # torch.compile's code has no `==` of truth values
+    return ~apart & (real[:, None, :] | ~real[:, :, None])
 
 
 def window_mask(height: int, width: int, window: Window, shift: Window, device: torch.device) -> torch.Tensor:
     """Which of a window's N tokens see each other, on a padded and shifted map: (windows, N, N) bool."""
-    rows = _attends(height, window[0], shift[0], device)
-    cols = _attends(width, window[1], shift[1], device)
+    rows = _rolled(math.ceil(height / window[0]) * window[0], shift[0], device)
+    cols = _rolled(math.ceil(width / window[1]) * window[1], shift[1], device)
+    return _mask(height, width, window, rows, cols)
+
+
+def _mask(height: int, width: int, window: Window, rows: torch.Tensor, cols: torch.Tensor) -> torch.Tensor:
+    """As :func:`window_mask`, by where the rows and columns of the padded map come from."""
+    rows = _attends(height, window[0], rows)
+    cols = _attends(width, window[1], cols)
     area = window[0] * window[1]
     return (rows[:, None, :, None, :, None] & cols[None, :, None, :, None, :]).reshape(-1, area, area)
 
@@ -173,6 +187,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(
             torch.empty(2 * window_size[0] - 1, 2 * window_size[1] - 1, num_heads, **dd)
         )
+        self.tables = TableCache(KEPT_BYTES)
         self.attn_drop = attn_drop
         self.proj = nn.Linear(num_heads * HEAD_DIM, dim, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
@@ -208,26 +223,96 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
-        B, H, W, C = x.shape
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if is_exporting() and isinstance(x.shape[1], torch.SymInt):
+                return self.forward_any_size(x)
+        H, W = x.shape[1], x.shape[2]
         win_h, win_w, shift_h, shift_w = self.window_and_shift(H, W)
-        area = win_h * win_w
         pad_h, pad_w = (win_h - H % win_h) % win_h, (win_w - W % win_w) % win_w
         padded, shifted = pad_h > 0 or pad_w > 0, shift_h > 0 or shift_w > 0
+        if torch.jit.is_scripting():
+            bias = self.make_bias(H, W, x.dtype)
+        else:
+            bias = self.bias(H, W, x.dtype)
         if padded:
             x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
         if shifted:
             x = torch.roll(x, shifts=(-shift_h, -shift_w), dims=(1, 2))
-        rows, cols = (H + pad_h) // win_h, (W + pad_w) // win_w
+        x = self.attend(x, (win_h, win_w), bias, padded or shifted)
+        if shifted:
+            x = torch.roll(x, shifts=(shift_h, shift_w), dims=(1, 2))
+        if padded:
+            x = x[:, :H, :W].contiguous()
+        return x
 
-        x = x.view(B, rows, win_h, cols, win_w, C).permute(0, 1, 3, 2, 4, 5).reshape(-1, area, C)
-        qkv = (
-            self.qkv(x).view(B, rows * cols, area, 3, self.num_heads, self.head_dim).permute(3, 0, 1, 4, 2, 5)
+    @torch.jit.ignore
+    def forward_any_size(self, x: torch.Tensor) -> torch.Tensor:
+        """As :meth:`forward`, in one branch for maps of every size, which an exported program needs.
+
+        The map is padded to whole windows, none is smaller, and always masked; the shift is a tensor, 0 where
+        the map is no larger than the window.
+        """
+        H, W = x.shape[1], x.shape[2]
+        win_h, win_w = self.window_size
+        height, width = (H + win_h - 1) // win_h * win_h, (W + win_w - 1) // win_w * win_w
+        rows, rows_back = self._roll_any_size(H, height, win_h, x.device)
+        cols, cols_back = self._roll_any_size(W, width, win_w, x.device)
+        x = F.pad(x, (0, 0, 0, width - W, 0, height - H))
+        x = x.index_select(1, rows).index_select(2, cols)
+        mask = _mask(H, W, self.window_size, rows, cols)
+        x = self.attend(x, self.window_size, self.mask_bias(self.window_size, mask, x.dtype), True)
+        x = x.index_select(1, rows_back).index_select(2, cols_back)
+        return x[:, :H, :W].contiguous()
+
+    def _roll_any_size(
+        self, size: int, padded: int, window: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the positions of a padded axis come from, and where they go to."""
+        position = torch.arange(padded, device=device)
+        shift = window // 2 * int(self.shifted) * torch.ones_like(position[:1])
+        if not self.always_partition:
+            shift = shift * (torch.arange(size, device=device)[-1:] >= window)
+        source, target = position + shift, position - shift
+        return (
+            torch.where(source < padded, source, source - padded),
+            torch.where(target >= 0, target, target + padded),
         )
-        bias = relative_position_bias(self.relative_position_bias_table, win_h, win_w).to(x.dtype)
-        if padded or shifted:
-            # windows differ in their masks, so they join the heads: one mask then serves the whole batch
-            mask = window_mask(H, W, (win_h, win_w), (shift_h, shift_w), x.device)
+
+    @torch.jit.unused
+    def bias(self, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+        """As :meth:`make_bias`, once for each size of a map where :attr:`tables` is on."""
+        size = height, width, self.window_size, self.shifted, self.always_partition, dtype
+        return self.tables.get(
+            self.relative_position_bias_table, size, lambda: self.make_bias(height, width, dtype)
+        )
+
+    def make_bias(self, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+        """What attention adds to the logits on a map of this size: (heads, N, N), or (windows x heads, N, N)
+        where it is padded or the windows are shifted."""
+        win_h, win_w, shift_h, shift_w = self.window_and_shift(height, width)
+        mask: torch.Tensor | None = None
+        if height % win_h > 0 or width % win_w > 0 or shift_h > 0 or shift_w > 0:
+            device = self.relative_position_bias_table.device
+            mask = window_mask(height, width, (win_h, win_w), (shift_h, shift_w), device)
+        return self.mask_bias((win_h, win_w), mask, dtype)
+
+    def mask_bias(self, window: Window, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """The bias of a window's pairs of tokens, for each of the windows if they differ in their masks."""
+        bias = relative_position_bias(self.relative_position_bias_table, window[0], window[1]).to(dtype)
+        if mask is not None:
             bias = torch.where(mask[:, None], bias, float('-inf')).flatten(0, 1)
+        return bias
+
+    def attend(self, x: torch.Tensor, window: Window, bias: torch.Tensor, masked: bool) -> torch.Tensor:
+        """Attention inside the windows of a map that they tile, (B, H, W, C) to (B, H, W, C)."""
+        B, H, W, C = x.shape
+        win_h, win_w = window
+        rows, cols, area = H // win_h, W // win_w, win_h * win_w
+        x = x.reshape(B, rows, win_h, cols, win_w, C).permute(0, 1, 3, 2, 4, 5)
+        qkv = self.qkv(x.reshape(B * rows * cols, area, C))
+        qkv = qkv.reshape(B, rows * cols, area, 3, self.num_heads, self.head_dim).permute(3, 0, 1, 4, 2, 5)
+        if masked:
+            # windows differ in their masks, so they join the heads: one mask then serves the whole batch
             q, k, v = qkv.flatten(2, 3).unbind(0)
         else:
             q, k, v = qkv.flatten(1, 2).unbind(0)
@@ -236,14 +321,8 @@ class WindowAttention(nn.Module):
         )
         x = x.reshape(B * rows * cols, self.num_heads, area, self.head_dim).transpose(1, 2).flatten(2)
         x = self.proj_drop(self.proj(x))
-
-        x = x.view(B, rows, cols, win_h, win_w, C).permute(0, 1, 3, 2, 4, 5)
-        x = x.reshape(B, rows * win_h, cols * win_w, C)
-        if shifted:
-            x = torch.roll(x, shifts=(shift_h, shift_w), dims=(1, 2))
-        if padded:
-            x = x[:, :H, :W].contiguous()
-        return x
+        x = x.reshape(B, rows, cols, win_h, win_w, C).permute(0, 1, 3, 2, 4, 5)
+        return x.reshape(B, H, W, C)
 
 
 class Block(nn.Module):

@@ -22,7 +22,6 @@ from pydantic import AfterValidator, Field, model_validator
 from timm.layers import (
     BatchNormAct2d,
     ClassifierHead,
-    ConvNormAct,
     DropPath,
     calculate_drop_path_rates,
     to_2tuple,
@@ -35,6 +34,7 @@ from zoo._timm_compat import generate_default_cfgs, update_model_input_size
 from zoo.build import build_model
 from zoo.errors import ZooError
 from zoo.layers.axial_attention import AxialAttention, resize_table
+from zoo.layers.folding import ConvNormAct, fold_norm
 from zoo.layers.local_attention import LocalAttention
 from zoo.staged import StagedNet
 
@@ -248,6 +248,16 @@ class Block(nn.Module):
         )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
         self.act = nn.ReLU(inplace=True)
+
+    def fuse(self) -> 'Block':
+        """Folds the norms, but for that after local attention, whose weights add up to less at borders."""
+        self.conv1, self.bn1 = fold_norm(self.conv1, self.bn1)
+        if isinstance(self.operator, nn.Conv2d):
+            self.operator, self.bn2 = fold_norm(self.operator, self.bn2)
+        elif isinstance(self.operator, nn.Sequential) and isinstance(self.bn2, BatchNormAct2d):
+            self.operator.width.v, self.bn2 = fold_norm(self.operator.width.v, self.bn2)
+        self.conv3, self.bn3 = fold_norm(self.conv3, self.bn3)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, in_chs, H, W] -> Tensor[B, out_chs, H / stride, W / stride], sizes rounded up."""

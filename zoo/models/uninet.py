@@ -22,7 +22,6 @@ from pydantic import Field, model_validator
 from timm.layers import (
     BatchNormAct2d,
     ClassifierHead,
-    ConvNormAct,
     DropPath,
     LayerScale,
     Mlp,
@@ -40,6 +39,7 @@ from zoo._timm_compat import generate_default_cfgs
 from zoo.build import build_model
 from zoo.errors import ZooError
 from zoo.layers.context_downsample import ContextDownsample, LocalDownsample, PoolShortcut
+from zoo.layers.folding import ConvNormAct, fold_norm, fold_norm_before, fold_scale
 from zoo.layers.token_mixing import TokenMixing, resample_token_mixing
 from zoo.layers.window_attention import SelfAttention
 from zoo.staged import StagedNet
@@ -197,6 +197,14 @@ class ConvBlock(nn.Module):
         )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
+    def fuse(self) -> 'ConvBlock':
+        """Folds the norms into the convolutions."""
+        self.pre_norm, self.expand = fold_norm_before(self.pre_norm, self.expand)
+        self.expand, self.expand_norm = fold_norm(self.expand, self.expand_norm)
+        self.conv, self.conv_norm = fold_norm(self.conv, self.conv_norm)
+        self.project, self.project_norm = fold_norm(self.project, self.project_norm)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, in_chs, H, W] -> Tensor[B, out_chs, H, W]."""
         shortcut = self.shortcut(x)
@@ -230,6 +238,7 @@ class AttentionBlock(nn.Module):
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         super().__init__()
         self.pos_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.add_input = True
         self.norm1 = nn.LayerNorm(dim, **dd)
         self.attn = SelfAttention(dim, num_heads(dim), window_size, **dd)
         self.ls1 = LayerScale(dim, init_values=1e-6, **dd)
@@ -238,9 +247,21 @@ class AttentionBlock(nn.Module):
         self.ls2 = LayerScale(dim, init_values=1e-6, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
+    def fuse(self) -> 'AttentionBlock':
+        """Folds the layer scales, and the addition of its input into the position encoding."""
+        self.attn.proj, self.ls1 = fold_scale(self.attn.proj, self.ls1)
+        self.mlp.fc2, self.ls2 = fold_scale(self.mlp.fc2, self.ls2)
+        if self.add_input:
+            weight = self.pos_conv.weight.detach().clone()
+            weight[:, :, 1, 1] += 1
+            self.pos_conv.weight = nn.Parameter(weight)
+            self.add_input = False
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, dim, H, W] -> Tensor[B, dim, H, W]."""
-        x = (x + self.pos_conv(x)).permute(0, 2, 3, 1).contiguous()
+        position = self.pos_conv(x)
+        x = (x + position if self.add_input else position).permute(0, 2, 3, 1).contiguous()
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         return x.permute(0, 3, 1, 2)
@@ -277,6 +298,11 @@ class MixerBlock(nn.Module):
         self.mlp = Mlp(dim, hidden_dim, **dd)
         self.ls2 = LayerScale(dim, init_values=1e-6, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def fuse(self) -> 'MixerBlock':
+        """Folds the layer scale of the channels' MLP. That of token mixing scales another axis."""
+        self.mlp.fc2, self.ls2 = fold_scale(self.mlp.fc2, self.ls2)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, dim, H, W] -> Tensor[B, dim, H, W]."""

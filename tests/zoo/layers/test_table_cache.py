@@ -1,5 +1,8 @@
 """What is made of a table is kept for a size, until the table changes or is trained."""
 
+import copy
+import pickle
+
 import torch
 from torch import Tensor, nn
 
@@ -81,3 +84,35 @@ def test_what_inference_mode_has_made_is_not_given_to_autograd() -> None:
     (weight * made(2)).sum().backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [2, 2, 2]
+
+
+@torch.no_grad()
+def test_no_more_memory_is_taken_than_allowed() -> None:
+    made = maker()
+    made.cache.most_bytes = 30
+    for size in (1, 2, 3):  # 12 bytes each
+        made(size)
+        assert len(made.cache.made) == min(size, 2)
+    made(2)
+    assert made.count == 3
+    made.cache.most_bytes = 11
+    for count in (4, 5):
+        assert made(4).tolist() == [4, 4, 4]
+        assert (made.count, made.cache.made) == (count, {})
+
+
+@torch.no_grad()
+def test_another_type_of_the_table_is_noticed() -> None:
+    made = maker()
+    made(2)
+    made.table.data = made.table.data.double()
+    assert made(2).dtype == torch.float64
+
+
+@torch.no_grad()
+def test_copies_are_empty() -> None:
+    made = maker()
+    made(2)
+    for other in (copy.deepcopy(made.cache), pickle.loads(pickle.dumps(made.cache))):
+        assert (other.on, other.made) == (True, {})
+    assert made.cache.made
