@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule, PretrainedInit, initialize
 from mmengine.registry import MODELS
 from timm.layers import BatchNormAct2d, LayerNorm2d, SyncBatchNormAct, convert_sync_batchnorm
@@ -17,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from downstream import optim as _optim  # noqa: F401  (registers the constructor of optimizers)
 from downstream.checkpoints import fit_checkpoint, read_tensors
-from downstream.network import create_network, sketch_network
+from downstream.network import check_index, create_network, pad_image, sketch_network
 from zoo.errors import ZooError
 from zoo.layers.table_cache import TableCache
 
@@ -151,24 +150,16 @@ class ZooBackbone(BaseModule):
         return tuple(maps[i] for i in self.out_indices)
 
     def _pad(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        fixed, stride = self._sketch.img_size, max(self._sketch.strides)
-        if fixed is not None:
-            if (height, width) != fixed:
-                raise ZooError(f'{self.name} takes images of {fixed[0]}x{fixed[1]}, found {height}x{width}.')
-            return x
-        down, right = -height % stride, -width % stride
-        if not (down or right):
-            return x
-        if not (self.training or self._told):
+        padded = pad_image(x, self._sketch)
+        if padded is not x and not (self.training or self._told):
             self._told = True
-            padded = f'{height + down}x{width + right}'
+            found, made = (f'{t.shape[2]}x{t.shape[3]}' for t in (x, padded))
             warnings.warn(
-                f'An image of {height}x{width} was padded to {padded}: mmseg stretches its prediction, if '
-                f'data_preprocessor does not have test_cfg=dict(size_divisor={stride}).',
+                f'An image of {found} was padded to {made}: mmseg stretches its prediction, if '
+                f'data_preprocessor does not have test_cfg=dict(size_divisor={max(self._sketch.strides)}).',
                 stacklevel=3,
             )
-        return F.pad(x, (0, right, 0, down))
+        return padded
 
     def train(self, mode: bool = True) -> 'ZooBackbone':
         """Sets the mode, but for what is frozen or evaluated all the time."""
@@ -261,14 +252,7 @@ def _check_indices(name: str, indices: Sequence[int] | None, strides: tuple[int,
         raise ZooError(
             f'{name}: out_indices is {indices!r}, a tuple such as {tuple(range(count))[-4:]} is needed.'
         )
-    for index in indices:
-        if not -count <= index < count:
-            shown = ', '.join(map(str, strides)) if len(set(strides)) > 1 else f'{strides[0]} each'
-            raise ZooError(
-                f'{name}: out_indices has {index}, the network has {count} feature maps (strides {shown}): '
-                f'{-count} to {count - 1} are allowed.'
-            )
-    return tuple(index % count for index in indices)
+    return tuple(check_index(index, strides, f'{name}: out_indices has {index}') for index in indices)
 
 
 def _hold_statistics(net: nn.Module) -> None:

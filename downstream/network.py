@@ -7,8 +7,9 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import to_2tuple
-from torch import nn
+from torch import Tensor, nn
 
 import zoo
 from zoo.errors import ZooError
@@ -16,7 +17,7 @@ from zoo.hub.fetch import FAILURES, Unavailable, explain_hub
 from zoo.jsonfile import clip
 from zoo.registry import HUB, suggest
 
-__all__ = ['Sketch', 'create_network', 'sketch_network']
+__all__ = ['Sketch', 'check_index', 'create_network', 'pad_image', 'sketch_network']
 
 FREE_SIZE = ('dynamic_img_size', 'always_partition')
 """Options with which a network takes images of any size: position embeddings that follow the image, and
@@ -82,6 +83,44 @@ def create_network(sketch: Sketch, pretrained: bool, **kwargs: Any) -> nn.Module
         ZooError: They are not to be had.
     """
     return _create(sketch.name, pretrained=pretrained, **sketch.options, **kwargs)
+
+
+def check_index(index: int, strides: tuple[int, ...], found: str) -> int:
+    """The index of a feature map, from the start.
+
+    Args:
+        index: Negative from the end.
+        strides: Of all the network's feature maps.
+        found: How the error begins: the network, and what was asked of it.
+
+    Raises:
+        ZooError: There is no such map.
+    """
+    count = len(strides)
+    if not -count <= index < count:
+        shown = ', '.join(map(str, strides)) if len(set(strides)) > 1 else f'{strides[0]} each'
+        raise ZooError(
+            f'{found}, the network has {count} feature maps (strides {shown}): '
+            f'{-count} to {count - 1} are allowed.'
+        )
+    return index % count
+
+
+def pad_image(x: Tensor, sketch: Sketch) -> Tensor:
+    """Tensor[..., H, W] -> padded by zeros, right and at the bottom, to multiples of the network's stride.
+
+    Raises:
+        ZooError: The network takes images of one size, and this is another one.
+    """
+    height, width = x.shape[-2:]
+    if sketch.img_size is not None:
+        if (height, width) != sketch.img_size:
+            needed = f'{sketch.img_size[0]}x{sketch.img_size[1]}'
+            raise ZooError(f'{sketch.name} takes images of {needed}, found {height}x{width}.')
+        return x
+    stride = max(sketch.strides)
+    down, right = -height % stride, -width % stride
+    return F.pad(x, (0, right, 0, down)) if down or right else x
 
 
 def _resolve(name: str) -> str:

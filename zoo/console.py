@@ -83,20 +83,22 @@ def _run(package: str, argv: list[str]) -> int:
     except ZooError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        return _fail(_explain(error, package))
+        return _fail(_explain(error, package, argv[:1]))
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
         return _fail(f'{error.filename}: {error.strerror}.')
 
 
-def _explain(error: ModuleNotFoundError, package: str) -> str:
+def _explain(error: ModuleNotFoundError, package: str, command: list[str]) -> str:
     """Which extra brings a missing module; any other missing module is a fault of ours and raised again."""
     if error.name in (package, f'{package}.cli'):
         return f'`searchzoo {package}` has no command line in this version.'
     extra = EXTRAS.get((error.name or '').partition('.')[0])
     if extra is None:
         raise error
+    if command in (['finetune'], ['retrieve']):  # mmengine is part of two extras
+        extra = 'retrieval'
     return (
         f"`searchzoo {package}` needs {error.name}, which is not installed: pip install 'searchzoo[{extra}]'."
     )
