@@ -2,10 +2,10 @@
 # Both make .venv when it is missing; it needs Python 3.10 to 3.13 with venv, and a C++ compiler for torch.compile.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo regenerate test test-slow lint format types install mm constraints clean distclean
+.PHONY: help demo regenerate test test-slow lint format types docs install mm constraints clean distclean
 
 RUN := .venv/bin/python -m
-CODE := zoo search downstream tests benchmarks
+CODE := zoo search downstream tests benchmarks examples docs
 PYTEST_ARGS ?=
 export PYTHON
 # More threads than free cores spin against each other: seen to cost a factor of eighty.
@@ -40,6 +40,9 @@ format: install  ## let ruff write the formatting and the safe corrections
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+docs: install  ## the documentation as pages, in site/
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+
 install:  ## .venv with the pinned packages; nothing where it is up to date
 	@sh scripts/install.sh
 
@@ -54,7 +57,7 @@ constraints: install  ## resolve constraints.txt anew for Python 3.10 to 3.13 (U
 		--no-annotate --no-python-downloads --output-file constraints.txt $(UPGRADE)
 
 clean:  ## remove caches and build outputs
-	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## and .venv and the demo's run

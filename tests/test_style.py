@@ -38,6 +38,8 @@ DECLARED: dict[str, set[str]] = {
     'downstream': {'seg', 'mm', 'retrieval'},
     'tests': {'search', 'dask', 'export', 'seg', 'mm', 'retrieval', 'dev'},
     'benchmarks': {'search', 'seg', 'dev'},
+    'examples': {'search', 'mm'},
+    'docs': {'search'},
 }
 """The extras that each folder may import beside the base dependencies."""
 OPTIONAL = {
