@@ -6,6 +6,7 @@ run by the tests: <why>", and commands in a block without a language, are only c
 arguments are those that the commands take.
 """
 
+import argparse
 import ast
 import builtins
 import contextlib
@@ -30,6 +31,7 @@ from types import ModuleType
 import pytest
 import timm
 import yaml
+from markdown.extensions.toc import slugify
 
 import downstream.cli
 import search.cli
@@ -299,6 +301,16 @@ def test_figures_are_those_of_the_entries(family: str) -> None:
     }
 
 
+def test_picture_is_that_of_the_entries() -> None:
+    figures = load_figures()
+    assert figures.PICTURE.read_bytes() == figures.draw_families(), 'python docs/figures.py'
+    assert {zoo.load_entry(name).family for name in figures.SHOWN} == set(FAMILIES)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) < 200
+
+
 def test_every_family_has_a_page_and_a_space() -> None:
     pages = {path.stem for path in (ROOT / 'docs' / 'families').glob('*.md')}
     assert pages == set(FAMILIES) == set(LOADERS)
@@ -330,6 +342,22 @@ def test_the_site_builds_without_warnings_and_asks_no_other_host(tmp_path: Path)
         ):
             assert not re.search(r'(?:src|href)="?(?:https?:)?//', tag), f'{page.name}: {tag}'
     assert not (tmp_path / 'site' / 'figures.py').exists()
+
+
+def test_errors_of_every_command_name_a_place_that_exists(tmp_path: Path) -> None:
+    commands = {
+        f'{package} {name}'
+        for package, make in PARSERS.items()
+        for action in make()._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name in action.choices
+    }
+    assert set(console.PAGES) == commands
+    named = {*console.PAGES.values(), 'faq.md#pretrainedtrue-says-there-are-no-weights'}
+    for place in named:
+        page, _, anchor = place.partition('#')
+        text = FENCE.sub('', (ROOT / 'docs' / page).read_text(encoding='utf-8'))
+        assert not anchor or anchor in {slugify(title, '-') for title in re.findall(r'^#+ (.*)$', text, re.M)}
 
 
 # ---- what stands beside the README
