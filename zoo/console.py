@@ -36,6 +36,47 @@ EXTRAS = {
 }
 """The extra of this distribution that brings a module."""
 
+ASKING = 'index.md#what-can-be-asked-of-an-entry'
+OWN = 'add_family.md#checked-then-searched'
+SHIPPED = 'downstream.md#train-test-look'
+PAGES = {
+    'zoo autoload': 'faq.md#unknown-model-although-the-package-is-installed',
+    'zoo convert': 'faq.md#the-weights-are-on-a-page-that-i-have-to-click-through',
+    'zoo evaluate': 'publishing.md#measured-in-one-way',
+    'zoo export': 'deployment.md#one-file',
+    'zoo gallery': ASKING,
+    'zoo info': ASKING,
+    'zoo list': ASKING,
+    'zoo measure': OWN,
+    'zoo picture': ASKING,
+    'zoo publish': 'publishing.md',
+    'zoo schema': OWN,
+    'zoo table': ASKING,
+    'zoo validate': OWN,
+    'zoo verify': 'publishing.md#weights-that-stay-what-they-are',
+    'search compare': 'evidence.md#strategies-on-a-table',
+    'search correlate': 'evidence.md#how-well-supernets-rank',
+    'search demo': 'own_data.md#run',
+    'search latency': 'faq.md#predicted-latency-is-not-measured-latency',
+    'search plan': 'reproducing.md#how-long-on-your-machine',
+    'search report': 'own_data.md#run',
+    'search run': 'own_data.md#one-file-says-what-to-do',
+    'search space': 'own_data.md#look-before-you-run',
+    'search tabulate': 'evidence.md#strategies-on-a-table',
+    'search train': 'reproducing.md#training-what-was-found-or-published',
+    'downstream doctor': 'downstream.md#installation',
+    'downstream finetune': 'downstream.md#fine-grained-recognition-and-retrieval',
+    'downstream grid-features': 'downstream.md#grid-features',
+    'downstream predict': SHIPPED,
+    'downstream print': SHIPPED,
+    'downstream retrieve': 'downstream.md#fine-grained-recognition-and-retrieval',
+    'downstream shapes': SHIPPED,
+    'downstream table': 'downstream.md#the-papers-configs',
+    'downstream test': SHIPPED,
+    'downstream train': SHIPPED,
+}
+"""What explains a command, below ``docs/``; an error names it."""
+
 USAGE = 'usage: searchzoo [-h] [--version] {zoo,search,downstream} ...\n'
 
 
@@ -81,7 +122,8 @@ def _run(package: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except ZooError as error:
-        return _fail(str(error))
+        page = PAGES.get(' '.join([package, *argv[:1]]))
+        return _fail(f'{error} See docs/{page}.' if page else str(error))
     except ModuleNotFoundError as error:
         return _fail(_explain(error, package, argv[:1]))
     except OSError as error:

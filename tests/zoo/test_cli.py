@@ -75,7 +75,7 @@ def test_info_of_a_file(capsys: Capture, tmp_path: Path) -> None:
     ('argv', 'message'),
     [
         (['info', 's3_tny'], "There is no entry 's3_tny' (did you mean s3_tiny"),
-        (['info', 'qqqqq'], "There is no entry 'qqqqq'.\n"),
+        (['info', 'qqqqq'], "There is no entry 'qqqqq'. See docs/index.md#what-can-be-asked-of-an-entry.\n"),
         (['info', 'none.json'], 'none.json: cannot be read: No such file or directory.'),
         (['info', 'glit_tiny', '--size', '7'], 'glit_tiny cannot be built for 7x7 pixels: '),
         (['list', 's4_tiny'], "No entry matches 's4_tiny' (did you mean s3_tiny"),
