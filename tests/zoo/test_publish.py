@@ -597,7 +597,26 @@ def test_two_publishers_do_not_mix(network: Network, hub: Hub, monkeypatch: Any)
     assert hub.repos[REPO][-1].files['config.json'] == b'{}'
 
 
-# ---- all
+# ---- an entry's own weights, and all
+
+
+def test_weights_of_an_entry_need_not_be_named(tmp_path: Path, capsys: Any) -> None:
+    words = [
+        'zoo',
+        'publish',
+        's3_digits',
+        '--repo',
+        'lab/s3_digits.digits',
+        '--dry-run',
+        str(tmp_path / 'out'),
+    ]
+    assert main(words) == 0
+    (own,) = (Path(zoo.__file__).parent / 'entries').glob('s3_digits.digits-*.safetensors')
+    published = load_file(tmp_path / 'out' / 'model.safetensors')
+    torch.testing.assert_close(published, load_file(own), rtol=0, atol=0)
+    words[4] = 'lab/s3_digits.in1k'
+    assert main(words) == 1
+    assert "s3_digits has no weights 'in1k' of its own: --weights FILE" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures('quick_picture')
@@ -667,7 +686,6 @@ def test_all_as_a_dry_run(tmp_path: Path, monkeypatch: Any) -> None:
     'arguments',
     [
         [],
-        ['s3_tiny', '--repo', 'org/s3_tiny.x'],
         ['s3_tiny', '--weights', 'x.safetensors'],
         ['--all'],
         ['--all', '--org', 'lab', '--weights', 'x.safetensors'],

@@ -183,7 +183,7 @@ def publish_all(
             repo = f'{organisation}/{label}'
             folder = Path(dry_run) / label if dry_run is not None else None
             try:
-                commit = _publish_fetched(name, tag, repo, unlicensed, folder)
+                commit = publish_own(name, repo, None, unlicensed, folder)
             except (ZooError, OSError) as error:
                 rows.append((label, str(error), False))
             else:
@@ -192,16 +192,24 @@ def publish_all(
     return rows
 
 
-def _publish_fetched(name: str, tag: str, repo: str, unlicensed: bool, folder: Path | None) -> str | None:
-    """Publishes an entry's own weights, converted first where they are in an official layout."""
-    entry = load_entry(name)
-    path = fetch_weights(entry, tag, entry_file(name).parent)
+def publish_own(
+    entry: str, repo: str, license: str | None, unlicensed: bool, dry_run: Path | str | None
+) -> str | None:
+    """Publishes an entry's own weights, converted first where they are in an official layout.
+
+    Arguments, result and errors are those of :func:`publish`; the tag of ``repo`` says which weights.
+    """
+    name = register(entry) if entry.endswith('.json') else entry
+    known, tag = load_entry(name), _check_repo(repo, name)
+    if tag not in (known.weights or {}):
+        raise ZooError(f'{name} has no weights {tag!r} of its own: --weights FILE names those to publish.')
+    path = fetch_weights(known, tag, entry_file(name).parent)
     with tempfile.TemporaryDirectory(prefix='searchzoo-') as temporary:
         try:
-            check_weights(path, entry, tag)
+            check_weights(path, known, tag)
         except ZooError:
             path = convert(name, path, Path(temporary) / f'{name}.safetensors').path
-        return publish(name, path, repo, unlicensed=unlicensed, dry_run=folder)
+        return publish(name, path, repo, license, unlicensed, dry_run)
 
 
 def add_parser(commands: Any) -> None:
@@ -215,7 +223,9 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         'name', nargs='?', metavar='ENTRY', help="a name, or the path of an entry's .json file"
     )
-    command.add_argument('--weights', metavar='FILE', help="safetensors in this package's layout")
+    command.add_argument(
+        '--weights', metavar='FILE', help="safetensors in this package's layout (default: the entry's own)"
+    )
     command.add_argument('--repo', metavar='ORG/NAME.TAG', help='the repository, made if there is none')
     command.add_argument('--all', action='store_true', help='publish all weights of all entries, with --org')
     command.add_argument('--org', metavar='ORG', help='with --all: publish to ORG/NAME.TAG')
@@ -237,9 +247,10 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         for label, what, _ in rows:
             print(f'{label:{width}}  {what}')
         return int(not all(good for _, _, good in rows))
-    if args.org or not all(single.values()):
-        parser.error('ENTRY, --weights and --repo are needed, or --all with --org')
-    commit = publish(args.name, args.weights, args.repo, args.license, args.unlicensed, args.dry_run)
+    if args.org or not (args.name and args.repo):
+        parser.error('ENTRY and --repo are needed, or --all with --org')
+    how = (args.repo, args.license, args.unlicensed, args.dry_run)
+    commit = publish(args.name, args.weights, *how) if args.weights else publish_own(args.name, *how)
     if commit is None:
         print(f'{args.dry_run}: written, nothing was uploaded')
         print(f"timm.create_model('local-dir:{args.dry_run}', pretrained=True)")
