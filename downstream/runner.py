@@ -193,7 +193,7 @@ def without_pretrained(config: Config) -> None:
 
 
 def _average(config: Config, name: str | Path) -> None:
-    """Puts ``tta_model`` around the model and ``tta_pipeline`` in the test's place, as OpenMMLab's tools do."""
+    """Puts ``tta_model`` around the model, and ``tta_pipeline`` in the test's place, as OpenMMLab's tools."""
     for key in ('tta_model', 'tta_pipeline'):
         if key not in config:
             raise ZooError(f'{name} has no {key}, which a test with --tta needs.')
