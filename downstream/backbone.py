@@ -147,7 +147,8 @@ class ZooBackbone(BaseModule):
         maps = dict(zip(self._taken, taken, strict=True))
         if 'out_norms' in self._modules:
             maps = {i: self.out_norms[str(i)](x) for i, x in maps.items()}  # type: ignore[operator, index]
-        return tuple(maps[i] for i in self.out_indices)
+        # mmcv's RoIAlign reads memory as if it were contiguous, and FPN's convolutions keep the layout
+        return tuple(maps[i].contiguous() for i in self.out_indices)
 
     def _pad(self, x: Tensor) -> Tensor:
         padded = pad_image(x, self._sketch)

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from loopback_hub import Hub
 from mmengine.config import ConfigDict
 from mmengine.model import convert_sync_batchnorm
@@ -151,6 +152,19 @@ def test_what_only_later_maps_need_is_left_out(family: str) -> None:
     assert len(first.state_dict()) < len(every.state_dict())
     with torch.no_grad():
         assert torch.equal(first(image(64, 64))[0], every(image(64, 64))[0])
+
+
+@pytest.mark.parametrize('name', [*(f'tiny_{family}' for family in FAMILIES), 'test_convnext'])
+def test_regions_of_the_maps_are_what_they_are(name: str) -> None:
+    """mmcv's RoIAlign takes maps for contiguous whatever they are; torchvision's does not."""
+    roi_align = pytest.importorskip('mmcv.ops').roi_align
+    backbone = ZooBackbone(name).eval()
+    image = torch.randn(1, 3, 64, 64).to(memory_format=torch.channels_last)
+    boxes = torch.tensor([[0.0, 3.0, 5.0, 51.0, 60.0]])
+    for x, channels, stride in zip(backbone(image), backbone.channels, backbone.strides, strict=True):
+        maps = nn.Conv2d(channels, 4, 1)(x)  # as in FPN
+        wanted = torchvision.ops.roi_align(maps, boxes, 5, 1 / stride, sampling_ratio=-1, aligned=True)
+        torch.testing.assert_close(roi_align(maps, boxes, 5, 1 / stride, 0, 'avg', True), wanted)
 
 
 def test_every_parameter_gets_a_gradient(family: str) -> None:
