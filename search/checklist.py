@@ -23,10 +23,11 @@ from search.evidence import (
 )
 from search.methods_evidence import describe_policy, describe_relaxation, describe_spaces
 from search.records import Files
+from search.runfiles import DAMAGED
 from search.spaces import FamilySpace
 from zoo.errors import ZooError
 from zoo.files import write_atomic
-from zoo.jsonfile import format_json
+from zoo.jsonfile import clip, format_json
 
 __all__ = ['RESULT', 'build_checklist', 'write_checklist']
 
@@ -50,9 +51,19 @@ def build_checklist(folder: Path | str) -> Record:
     """All points, from a run's folder alone.
 
     Raises:
-        ZooError: There is no run in the folder.
+        ZooError: There is no run in the folder, or a file of it is damaged.
     """
     files = Files.open(folder)
+    try:
+        return _build(files)
+    except ZooError:
+        raise
+    except (AssertionError, *DAMAGED) as error:
+        reason = clip(f'{type(error).__name__}: {error}', 200)
+        raise ZooError(f'{folder}: its files are not as this version writes them ({reason}).') from error
+
+
+def _build(files: Files) -> Record:
     config, entry = files.config, files.read(f'{files.config["name"]}.json')
     weights = next(iter(entry['weights'].values())) if entry else {}
     searches = [Search(files, prefix, space) for prefix, space in list_searches(files)]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
+from search.checkpoint import read_checkpoint
 from search.evidence import binomial_error, summarise_random
 from search.runfiles import RunFiles
 from search.spaces import FamilySpace, load_space
@@ -31,9 +30,7 @@ class Files(RunFiles):
     def seconds(self) -> dict[str, float]:
         """What each phase took."""
         path = self.folder / 'checkpoint.pt'
-        found = torch.load(path, map_location='cpu', weights_only=True) if path.is_file() else {}
-        seconds: dict[str, float] = found.get('seconds', {})
-        return seconds
+        return read_checkpoint(path).seconds if path.is_file() else {}
 
     @property
     def limits(self) -> dict[str, list[float]]:

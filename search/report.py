@@ -55,8 +55,10 @@ def render(run: RunFiles, figures: list[Shown]) -> str:
     """The page, with the figures in it."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    facts, usage = list_facts(run), describe_usage(run)
-    checklist = list_checklist(run)
+    facts: list[tuple[str, str]] = []
+    with run.noting('What was found is left out: a file is not as this version writes it.'):
+        facts = list_facts(run)
+    usage, checklist = describe_usage(run), list_checklist(run)
     return environment.get_template('report.html.j2').render(
         title=f'{run.name}: a search of method {run.config["method"]}',
         facts=facts,
@@ -128,11 +130,9 @@ def list_checklist(run: RunFiles) -> list[tuple[str, Sequence[str]]]:
         return []
     measured = [found for section in SECTIONS if (found := run.correlation(section)) is not None]
     later = {'rank_correlation': measured[-1]} if measured else {}
-    try:
+    with run.noting('result.json is not as this version writes it, and left out.'):
         return list_points(run.result | later)
-    except (KeyError, TypeError, ValueError):
-        run.faults.append('result.json is not as this version writes it, and left out.')
-        return []
+    return []
 
 
 def add_parser(add: Callable[..., argparse.ArgumentParser]) -> None:

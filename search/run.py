@@ -23,15 +23,19 @@ import torch
 from filelock import FileLock, Timeout
 from torch.utils.tensorboard import SummaryWriter
 
+from search.checkpoint import read_checkpoint
 from search.distributed import ALONE, agree, world
 from search.progress import Progress
+from search.runfiles import DAMAGED
 from zoo.errors import ZooError
 from zoo.files import write_atomic
-from zoo.jsonfile import format_json, shorten
+from zoo.jsonfile import clip, format_json, shorten
 
 __all__ = ['Abandoned', 'Interrupted', 'Run', 'Unrecorded']
 
 Fault = Callable[[str], None]
+MOST = 8
+"""So many differences of two configs are listed."""
 GO, STOP = 0, 1
 """What the first process says to others that wait."""
 
@@ -109,12 +113,15 @@ class Run:
         self._fault = fault
         self._stop_asked = False
         self._handlers: dict[int, Any] = {}
+        self._phase: str | None = None
+        self._state: Any = None
+        self._done: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._current: str | None = None
         if not self._is_first:
             agree(0)  # the first process has opened the folder
             self.versions = dict(versions)
-            self._phase, self._state, self._done, _ = self._read_checkpoint()
+            self._read_checkpoint()
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +138,7 @@ class Run:
             ) from None
         try:
             self.versions = self._claim(dict(config), dict(versions))
-            self._phase, self._state, self._done, log_size = self._read_checkpoint()
-            self._open_log(log_size)
+            self._open_log(self._read_checkpoint())
         except BaseException:
             self._lock.release()
             raise
@@ -288,17 +294,19 @@ class Run:
             return versions
         try:
             found = json.loads(path.read_bytes())
-            old_versions, old_config = found['versions'], found['config']
-        except (OSError, ValueError, KeyError, TypeError):
+            old_versions, old_config = dict(found['versions']), dict(found['config'])
+        except (OSError, *DAMAGED):
             raise ZooError(f'{path}: is damaged; start again in another folder.') from None
         if old_versions.get('searchzoo') != versions['searchzoo']:
+            old = clip(str(old_versions.get('searchzoo')), 40)
             raise ZooError(
-                f'{self.folder}: was made by searchzoo {old_versions.get("searchzoo")}, this is '
-                f'{versions["searchzoo"]}; continue with that version, or start again in another folder.'
+                f'{self.folder}: was made by searchzoo {old}, this is {versions["searchzoo"]}; continue with '
+                'that version, or start again in another folder.'
             )
         if changes := _differences(old_config, json.loads(json.dumps(config))):
+            more = f'; and {len(changes) - MOST} more' if len(changes) > MOST else ''
             raise ZooError(
-                f'{self.folder}: was made by another config: {"; ".join(changes)}. '
+                f'{self.folder}: was made by another config: {"; ".join(changes[:MOST])}{more}. '
                 'Continue with that config, or use another folder.'
             )
         for name in sorted({*old_versions, *versions}):
@@ -311,21 +319,17 @@ class Run:
                 )
         return old_versions
 
-    def _read_checkpoint(self) -> tuple[str | None, Any, dict[str, str], int]:
+    def _read_checkpoint(self) -> int:
+        """Takes up where the run stands; gives the size of the log that belongs to it."""
         path = self.folder / 'checkpoint.pt'
         if not path.exists():
             if any(self.folder.rglob('*.safetensors')):
                 raise ZooError(f'{path}: is missing; put it back, or start again in another folder.')
-            return None, None, {}, 0
-        try:
-            found = torch.load(path, map_location='cpu', weights_only=True)
-            self._seconds = found.get('seconds', {})
-            return found['phase'], found['state'], found['done'], found['log_size']
-        except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
-            reason = str(error).strip().split('\n')[0][:100] or type(error).__name__
-            raise ZooError(
-                f'{path}: is damaged ({reason}); put it back, or start again in another folder.'
-            ) from None
+            return 0
+        found = read_checkpoint(path)
+        self._phase, self._state = found.phase, found.state
+        self._done, self._seconds = dict(found.done), dict(found.seconds)
+        return found.log_size
 
     def _count_seconds(self) -> None:
         """Adds to the current phase what it has taken since this was last called."""
@@ -363,8 +367,15 @@ class Run:
             self._log.truncate(size)
         shutil.rmtree(self.folder / 'tensorboard', ignore_errors=True)
         self._board = SummaryWriter(str(self.folder / 'tensorboard'))
+        damaged = 0
         for line in self._log:
-            self._draw(json.loads(line))
+            try:
+                self._draw(json.loads(line))
+            except DAMAGED:
+                damaged += 1
+        if damaged and not self.quiet:
+            lines = 'line is' if damaged == 1 else 'lines are'
+            print(f'Note: {path}: {damaged} {lines} damaged and not drawn.', file=sys.stderr)
 
     def _draw(self, event: dict[str, Any]) -> None:
         for key, value in event.items():
@@ -396,4 +407,4 @@ def _differences(old: Any, new: Any, path: str = '') -> list[str]:
             for key in sorted({*old, *new})
             for line in _differences(old.get(key), new.get(key), f'{path}.{key}' if path else key)
         ]
-    return [] if old == new else [f'{path} was {shorten(old)}, now {shorten(new)}']
+    return [] if old == new else [f'{clip(path, 100)} was {shorten(old)}, now {shorten(new)}']

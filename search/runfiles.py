@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +12,15 @@ from typing import Any, TypeVar
 from zoo.entry import Entry, read_entry
 from zoo.errors import ZooError
 
-__all__ = ['RunFiles']
+__all__ = ['DAMAGED', 'RunFiles']
 
 Record = dict[str, Any]
 R = TypeVar('R', bound='RunFiles')
+NAME = re.compile(r'[a-z][a-z0-9_]{0,63}')
 SECTIONS = ('', 'level1/', 'level2/')
 """Where a search by a strategy may stand: in the run itself, or at one of two levels."""
+DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What comes of data that are not as they were written."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,10 @@ class RunFiles:
             found = json.loads(path.read_bytes())
             config, versions = found['config'], found['versions']
             is_search = {'method', 'name', 'search'} <= set(config)
-        except (OSError, ValueError, KeyError, TypeError):
+            if is_search and not (isinstance(config['search'], dict) and NAME.fullmatch(config['name'])):
+                raise ValueError
+            config, versions = dict(config), dict(versions)
+        except (OSError, *DAMAGED):
             raise ZooError(f'{path}: is damaged; {needed}.') from None
         if not is_search:
             raise ZooError(f'{folder}: found a run that is no search; {needed}.')
@@ -62,6 +70,14 @@ class RunFiles:
     def name(self) -> str:
         return str(self.config.get('name'))
 
+    @contextmanager
+    def noting(self, fault: str) -> Iterator[None]:
+        """Ends a piece of work on damaged data, and notes what is left out for that."""
+        try:
+            yield
+        except DAMAGED:
+            self.faults.append(fault)
+
     def read(self, name: str) -> Any:
         """The contents of a JSON file, or None if there is none or it is damaged."""
         path = self.folder / name
@@ -69,7 +85,7 @@ class RunFiles:
             return None
         try:
             return json.loads(path.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, RecursionError, ValueError):
             self.faults.append(f'{name} is damaged and left out.')
             return None
 
@@ -84,7 +100,7 @@ class RunFiles:
                 assert isinstance(event['phase'], str)
                 assert isinstance(event['step'], int)
                 found.append(event)
-            except (ValueError, KeyError, TypeError, AssertionError):
+            except (AssertionError, *DAMAGED):
                 damaged += 1
         if damaged:
             lines = 'line is' if damaged == 1 else 'lines are'

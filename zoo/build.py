@@ -90,7 +90,8 @@ def _check_source(variant: str, cfg: PretrainedCfg) -> None:
     if not (cfg.has_weights or cfg.state_dict or cfg.source):
         raise ZooError(
             f'{variant} has no published weights: train it, or convert an official checkpoint with '
-            '`searchzoo zoo convert` and pass pretrained_cfg_overlay=dict(file=...), or use pretrained=False.'
+            '`searchzoo zoo convert` and pass pretrained_cfg_overlay=dict(file=...), or use pretrained=False '
+            '(docs/faq.md#pretrainedtrue-says-there-are-no-weights).'
         )
     if cfg.file and not cfg.state_dict and not Path(cfg.file).exists():
         raise ZooError(f'Weights of {variant}: there is no file {cfg.file}.')
@@ -131,7 +132,7 @@ def _strict(filter_fn: Filter) -> Filter:
 def describe_unreadable(error: Exception) -> str:
     """In a few words, why ``torch.load`` did not read a file without running code."""
     if blocked := re.search(r'nsupported (?:global: )?GLOBAL (\S+)', str(error)):
-        return f'refused, reading it would run code: {blocked[1]}'
+        return f'refused, reading it would run code: {clip(blocked[1], 100)}'
     reason = 'it does not hold plain weights' if 'weights_only' in str(error) else clip(str(error), 200)
     return f'damaged or not a checkpoint: {reason.rstrip(".") or type(error).__name__}'
 
@@ -186,4 +187,5 @@ def describe_values(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
 
 
 def _first(names: list[str], separator: str = ', ', count: int = 3) -> str:
-    return separator.join(names[:count]) + (', ...' if len(names) > count else '')
+    shown = [clip(name, 120) for name in names[:count]]
+    return separator.join(shown) + (', ...' if len(names) > count else '')

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zoo.build import describe_difference, describe_unreadable, describe_values
 from zoo.errors import ZooError
 from zoo.files import sha256_file, write_atomic
-from zoo.jsonfile import clip
+from zoo.jsonfile import clip, shorten
 from zoo.models import FAMILIES
 from zoo.registry import load_entry
 
@@ -33,6 +33,12 @@ METADATA_KEY = 'searchzoo'
 
 UNWRAPPED = ('model', 'state_dict', 'model_state_dict', 'net', 'module')
 """Where training scripts put the weights, in the order in which they are looked for."""
+
+NUMBERS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+"""What tensors may hold: neither complex nor quantized numbers, nor fractions of 8 bits."""
 
 _SAFE_GLOBALS: list[Any] = [argparse.Namespace]
 """What the official checkpoints hold besides plain weights: the options of their training."""
@@ -108,12 +114,20 @@ def _unwrap(checkpoint: Any, key: str | None, source: Path) -> tuple[dict[str, T
         key = next((k for k in UNWRAPPED if isinstance(checkpoint.get(k), Mapping)), '')
     elif not isinstance(checkpoint.get(key), Mapping):
         held = [k for k, value in checkpoint.items() if isinstance(value, Mapping)]
-        raise ZooError(f'{source}: there are no tensors under {key!r}, but under {held[:10]}.')
+        under = clip(str(held[:10]), 200)
+        raise ZooError(f'{source}: there are no tensors under {shorten(key)}, but under {under}.')
     found = checkpoint[key] if key else checkpoint
     faulty = [k for k, value in found.items() if not (isinstance(k, str) and isinstance(value, Tensor))]
+    where = f'{source}: not a dict of tensors{f" under {shorten(key)}" if key else ""}'
     if faulty or not found:
-        what = f'{faulty[0]!r} is no tensor' if faulty else 'it is empty'
-        raise ZooError(f'{source}: not a dict of tensors{f" under {key!r}" if key else ""}: {what}.')
+        what = f'{shorten(faulty[0])} is no tensor' if faulty else 'it is empty'
+        raise ZooError(f'{where}: {what}.')
+    for name, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in NUMBERS:
+            kind = f'{tensor.layout} of {tensor.dtype} on {tensor.device}'
+            raise ZooError(
+                f'{where}: {shorten(name)} is {kind}, dense numbers of usual precision are needed.'
+            )
     return clean_state_dict(dict(found)), key
 
 

@@ -7,13 +7,13 @@ memory (large files, deep nesting), each with the place in the file.
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
 
-__all__ = ['clip', 'format_json', 'json_path', 'parse_json', 'read_file', 'shorten']
+__all__ = ['check_values', 'clip', 'format_json', 'json_path', 'parse_json', 'read_file', 'shorten']
 
 MAX_BYTES = 1_000_000
 """Larger files are refused before they are parsed (the largest bundled entry has a few thousand bytes)."""
@@ -23,6 +23,7 @@ MAX_VALUES = 50_000
 MAX_KEYS = 512
 MAX_DIGITS = 18
 LINE = 110
+PLAIN = (dict, list, str, int, float, type(None))
 
 
 def read_file(path: Path | str) -> bytes:
@@ -87,24 +88,40 @@ def parse_json(data: bytes | str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f'line {error.lineno} column {error.colno}'
         raise ZooError(f'{where}: not JSON: {error.msg[:1].lower()}{error.msg[1:]} at {place}.') from None
-    _check_values(value, where, repeated)
+    check_values(value, where, repeated)
     return value
 
 
-def _check_values(value: Any, where: str, repeated: list[tuple[dict[str, Any], str]]) -> None:
+def check_values(value: Any, where: str, repeated: Sequence[tuple[dict[str, Any], str]] = ()) -> None:
+    """Refuses what JSON cannot hold, and what is not worth the memory.
+
+    Args:
+        value: Data of a file, perhaps with other values, and with parts that stand in several places.
+        where: What errors call the file.
+        repeated: Objects in which a key was repeated, and the key.
+
+    Raises:
+        ZooError: The first fault, with its place.
+    """
     twice = {id(found): key for found, key in repeated}
-    for path, item in _walk(value):
+    for count, (path, item) in enumerate(_walk(value)):
         fault = ''
+        if count == MAX_VALUES:
+            raise ZooError(f'{where}: found more than {MAX_VALUES} values, at most {MAX_VALUES} are allowed.')
         if isinstance(item, _Integer):
             fault = f'found {shorten(item.digits)}, integers of at most {MAX_DIGITS} digits are allowed'
         elif isinstance(item, float) and not math.isfinite(item):
             fault = f'found {item}, a finite number is needed'
         elif isinstance(item, str) and not _is_unicode(item):
             fault = f'found {shorten(item)}, text without lone surrogates is needed'
+        elif not isinstance(item, PLAIN):
+            fault = f'found {shorten(item)}, text, a number, true, false or null is needed'
         elif len(path) > MAX_DEPTH:
             fault = f'nested too deeply, at most {MAX_DEPTH} levels are allowed'
         elif isinstance(item, dict) and len(item) > MAX_KEYS:
             fault = f'found {len(item)} keys, at most {MAX_KEYS} are allowed'
+        elif isinstance(item, dict) and (keys := [key for key in item if not isinstance(key, str)]):
+            fault = f'found the key {shorten(keys[0])}, text is needed'
         elif isinstance(item, dict) and not all(map(_is_unicode, item)):
             fault = 'found a key with a lone surrogate, text is needed'
         elif isinstance(item, dict) and id(item) in twice:
@@ -159,7 +176,8 @@ def shorten(value: Any, length: int = 60) -> str:
 
 def clip(message: str, length: int = 400) -> str:
     """A message as one printable line of at most ``length`` characters."""
-    line = ' '.join(message.split()).encode('utf-8', 'backslashreplace').decode()
+    shown = ' '.join(message.split())[: length + 1]
+    line = ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
     return line if len(line) <= length else f'{line[:length]}...'
 
 

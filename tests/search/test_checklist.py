@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -501,6 +502,54 @@ class TestSeeds:
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(ZooError, match=r'found no config\.json; the folder of a'):
         build_checklist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        (
+            'config.json',
+            lambda data: data['config']['input'].pop('size'),
+            r"as this version writes them \(KeyError: 'size'",
+        ),
+        (
+            'config.json',
+            lambda data: data['config'].update(input=None),
+            r'as this version writes them \(TypeError',
+        ),
+        (
+            'search.json',
+            lambda data: data['candidates'][0].update(genotype=None),
+            'as this version writes them',
+        ),
+        ('tiny.json', lambda data: data.update(weights=[]), 'as this version writes them'),
+    ],
+    ids=range(4),
+)
+def test_damaged_data_are_named(one_shot, tmp_path, name, change, message):
+    folder = shutil.copytree(one_shot, tmp_path / 'run')
+    data = read(folder, name)
+    change(data)
+    (folder / name).write_text(json.dumps(data))
+    with pytest.raises(ZooError, match=f'^{folder}: .*{message}') as caught:
+        build_checklist(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_layers_of_one_operator_are_damaged(runs, tmp_path):
+    folder = shutil.copytree(runs['tiny_carnet'], tmp_path / 'run')
+    data = read(folder, 'seed1/target.json')
+    data['alpha'] = {name: dict([*weights.items()][:1]) for name, weights in data['alpha'].items()}
+    (folder / 'seed1' / 'target.json').write_text(json.dumps(data))
+    with pytest.raises(ZooError, match=r'as this version writes them \(RuntimeError'):
+        build_checklist(folder)
+
+
+def test_a_damaged_checkpoint_is_named(one_shot, tmp_path):
+    folder = shutil.copytree(one_shot, tmp_path / 'run')
+    (folder / 'checkpoint.pt').write_bytes(b'PK')
+    with pytest.raises(ZooError, match=r'checkpoint\.pt: is damaged'):
+        build_checklist(folder)
 
 
 def test_an_unfinished_run_has_what_there_is(tmp_path):

@@ -221,14 +221,57 @@ def test_unfinished_run_is_reported_as_far_as_it_is(tmp_path, point):
 def test_damaged_files_are_left_out_and_named(copy_run):
     folder = copy_run('tiny')
     with open(folder / 'events.jsonl', 'ab') as file:
-        file.write(b'{"phase": "again1", "st')
-    (folder / 'comparison' / 'random2.json').write_text('{')
+        file.write(b'[' * 3000 + b'\n{"phase": "again1", "st')
+    (folder / 'comparison' / 'random2.json').write_text('{' + '"a": [' * 3000)
     text = Page(write_report(folder)).text
-    assert 'events.jsonl: 1 line is damaged and left out.' in text
+    assert 'events.jsonl: 2 lines are damaged and left out.' in text
     assert 'comparison/random2.json is damaged and left out.' in text
     assert '1 random network of nearly equal cost' in text
     (folder / 'tiny.json').write_text('{}')
     assert 'tiny.json is no valid entry and left out.' in Page(write_report(folder)).text
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'note'),
+    [
+        ('search.json', lambda data: data['candidates'][1].update(macs=None), 'Figures (searches)'),
+        ('search.json', lambda data: data['candidates'][1].update(score='a'), 'Figures (searches)'),
+        ('search.json', lambda data: data.update(candidates=3), 'Figures (searches)'),
+        ('comparison/random1.json', lambda data: data.update(val_top1=[]), 'What was found'),
+        ('correlation.json', lambda data: data.update(points=3), 'Figures (correlation)'),
+        ('result.json', lambda data: data['time'].update(phases={'a': 1}), 'Figures (times)'),
+        ('config.json', lambda data: data['config']['search'].update(limits=[1]), 'Figures (searches)'),
+    ],
+    ids=range(7),
+)
+def test_data_of_another_kind_are_left_out(copy_run, name, change, note):
+    folder = copy_run('tiny')
+    points = [{'genotype': [i], 'supernet': i / 7, 'alone': i * i} for i in range(9)]
+    found = {'tau': 0.5, 'interval': [0.25, 0.75], 'n': 9, 'objective': 'loss', 'points': points}
+    (folder / 'correlation.json').write_text(json.dumps(found))
+    edit(folder / name, change)
+    assert (
+        f'{note} {"are" if "Fig" in note else "is"} left out: a file is not'
+        in Page(write_report(folder)).text
+    )
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda data: data.update(versions=None),
+        lambda data: data['config'].update(search=None),
+        lambda data: data['config'].update(name='../tiny'),
+        lambda data: data['config'].update(name='x' * 300),
+        lambda data: data['config'].update(name=['tiny']),
+    ],
+    ids=range(5),
+)
+def test_a_damaged_config_is_refused(copy_run, change):
+    folder = copy_run('tiny')
+    edit(folder / 'config.json', change)
+    with pytest.raises(ZooError, match=r'config\.json: is damaged'):
+        write_report(folder)
 
 
 def test_folders_that_are_no_runs(tmp_path, copy_run, capsys):

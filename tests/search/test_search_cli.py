@@ -20,6 +20,7 @@ from zoo.errors import ZooError
 from zoo.registry import config_path, load_entry
 
 TINY = Path(__file__).with_name('tiny.yaml')
+BOMB = b'b0: &b0 [0]\n' + b''.join(b'b%d: &b%d [*b%d, *b%d]\n' % (i, i, i - 1, i - 1) for i in range(1, 40))
 MINIMAL = ['search.evaluations=3', 'supernet.recipe.epochs=1', 'retrain.epochs=1', 'compare=null']
 
 
@@ -81,11 +82,14 @@ class TestConfigs:
             ('seed=[1', 'not YAML'),
             ('supernet={recipe: {epochs: 1, epochs: 2}}', "found the key 'epochs' twice"),
             ('input.mean=[.nan]', 'input'),
+            ('seed=\ud800', 'byte 0 is not UTF-8'),
+            ('\x1b' * 5000 + '=1', 'found no key=value'),
         ],
     )
     def test_mistakes_are_named(self, override, message):
-        with pytest.raises(ZooError, match=message):
+        with pytest.raises(ZooError, match=message) as caught:
             load_config(TINY, [override])
+        assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize(
         'content', [b'', b'- 1', b'\xff', b'a: [', b'a: !!python/object:os.system {}', b'? [a]: 1']
@@ -94,6 +98,40 @@ class TestConfigs:
         (tmp_path / 'config.yaml').write_bytes(content)
         with pytest.raises(ZooError, match=r'config\.yaml'):
             load_config(tmp_path / 'config.yaml')
+
+    @pytest.mark.parametrize(
+        ('content', 'message'),
+        [
+            (BOMB, 'found more than 50000 values'),
+            (b'a: &a [*a]', r'\$.*: nested too deeply'),
+            (b'a: ' + b'- ' * 50_000, 'found more than 100000 bytes'),
+            (
+                b'a: {b: 2024-01-01}',
+                r'\$\.a\.b: found datetime\.date\(2024, 1, 1\), text, a number, .* is needed',
+            ),
+            (b'a: !!set {b}', r"\$\.a: found \{'b'\}, text, a number"),
+            (b'a: {1: 2}', r'\$\.a: found the key 1, text is needed'),
+            (b'a: [.inf]', r'\$\.a\[0\]: found inf, a finite number is needed'),
+            (b'{[a]: b}', 'not YAML: found a key that is no text at line 1 column 2'),
+            (b'a: \0', 'not YAML: special characters are not allowed'),
+            (b'a: !!timestamp 1', 'not YAML: AttributeError'),
+            (b'a: !!bool x', 'not YAML: KeyError'),
+            (b"a: !!int ''", 'not YAML: IndexError'),
+            (b'a: 0x_', 'not YAML: ValueError'),
+        ],
+        ids=range(13),
+    )
+    def test_yaml_that_json_cannot_hold(self, content, message):
+        with pytest.raises(ZooError, match=f'^text: {message}') as caught:
+            parse_yaml(content, 'text')
+        assert str(caught.value).isprintable()
+
+    def test_anchors_are_fine(self):
+        assert parse_yaml(b'a: &x {b: 1}\nc: *x\nd: {<<: *x, e: 2}', 'text') == {
+            'a': {'b': 1},
+            'c': {'b': 1},
+            'd': {'b': 1, 'e': 2},
+        }
 
     @pytest.mark.parametrize(
         ('text', 'value'),

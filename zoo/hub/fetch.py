@@ -81,7 +81,7 @@ def fetch_weights(
             warnings.warn(
                 f'{label} from {source.place}: the entry does not pin them yet, so that other ones would not '
                 f'be noticed; `searchzoo zoo verify --update {entry.name}` writes revision and sha256.',
-                stacklevel=2,
+                stacklevel=4,  # the call of timm.create_model
             )
         return path
     raise ZooError(
