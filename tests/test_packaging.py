@@ -62,7 +62,8 @@ def test_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path) -> No
         f'searchzoo-{zoo.__version__}.dist-info',
     }
     for package in ('zoo', 'search', 'downstream'):
-        modules = {name for name in names if name.startswith(f'{package}/') and name.endswith('.py')}
+        files = {name for name in names if name.startswith(f'{package}/')}
+        modules = {name for name in files if name.endswith('.py') and '/_configs/' not in name}
         assert modules == in_checkout(package, '*.py')
         assert f'{package}/py.typed' in names
     assert in_checkout('zoo', '*.json') | in_checkout('zoo', '*.safetensors') <= names
@@ -151,16 +152,20 @@ for name in names:
     if name != 'zoo.__main__':
         importlib.import_module(name)
 assert 'search' not in sys.modules and 'downstream' not in sys.modules
+params = {}
+for name in zoo.list_entries():
+    model = timm.create_model(name, device='meta')
+    params[name] = [sum(x.numel() for x in model.parameters()), zoo.load_entry(name).measured.params]
 model = timm.create_model('s3_tiny', num_classes=10).eval()
 with torch.inference_mode():
     shape = tuple(model(torch.zeros(1, 3, 224, 224)).shape)
 config = zoo.config_path('search/s3_digits.yaml')
 print(json.dumps({'zoo': zoo.__file__, 'version': zoo.__version__, 'config': str(config), 'shape': shape,
-                  'bytes': len(config.read_bytes()), 'modules': names}))
+                  'bytes': len(config.read_bytes()), 'modules': names, 'params': params}))
 """
 
 
-def test_installed_wheel_creates_a_model_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_creates_every_model_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     venv = tmp_path / 'empty'
     run(sys.executable, '-m', 'venv', '--without-pip', venv, cwd=tmp_path)
     python = venv / 'bin' / 'python'
@@ -175,6 +180,8 @@ def test_installed_wheel_creates_a_model_in_an_empty_environment(wheel: Path, tm
     seen = json.loads(run(python, '-I', '-c', CREATE, cwd=tmp_path).splitlines()[-1])
     assert Path(seen['zoo']).parent == site / 'zoo'
     assert seen['version'] == zoo.__version__
+    assert seen['params'].keys() == {path.stem for path in (ROOT / 'zoo' / 'entries').glob('*.json')}
+    assert all(found == measured > 0 for found, measured in seen['params'].values())
     assert seen['shape'] == [1, 10]
     assert Path(seen['config']).is_relative_to(site / 'zoo' / '_configs')
     assert seen['bytes'] == (ROOT / 'configs' / 'search' / 's3_digits.yaml').stat().st_size
