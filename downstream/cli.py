@@ -152,7 +152,7 @@ def _add_run(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
         'train': 'train shapes/upernet_glit_shapes --cfg-options train_cfg.max_iters=100',
         'test': 'test shapes/upernet_glit_shapes work_dirs/upernet_glit_shapes/iter_400.pth',
         'finetune': 'finetune fine_grained/carnet_digits',
-        'retrieve': 'retrieve retrieval/carnet_digits',
+        'retrieve': 'retrieve retrieval/proxynca_carnet_digits',
     }[name]
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=what, epilog=f'example: searchzoo downstream {example}'

@@ -16,6 +16,7 @@ from downstream.cli import _parser
 from downstream.runner import load_config
 from downstream.shapes import write_shapes
 from zoo.console import main
+from zoo.registry import config_path
 
 SEGMENTOR = 'shapes/upernet_trionet_shapes'
 BRIEF = ('train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2')
@@ -39,6 +40,16 @@ def test_every_command_has_help_and_an_example(capsys: pytest.CaptureFixture[str
     for name in commands.choices:
         assert run(name, '--help') == 0
         assert f'example: searchzoo downstream {name}' in capsys.readouterr().out
+
+
+def test_no_two_configs_write_to_the_same_folder() -> None:
+    names = [
+        path.stem
+        for path in config_path('search/demo.yaml').parents[1].rglob('*.py')
+        if '_base_' not in path.parts
+    ]
+    assert len(names) > 20
+    assert len({*names}) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from downstream.retrieval import ZooEmbedder, ZooRecall, find_recalls, retrieve
 from downstream.runner import load_config
 from zoo.errors import ZooError
 
-DIGITS, CUB = 'retrieval/carnet_digits', 'retrieval/carnet-c112_cub'
+DIGITS, CUB = 'retrieval/proxynca_carnet_digits', 'retrieval/proxynca_carnet-c112_cub'
 SILENT = {'log_level': 'WARNING'}
 
 

@@ -1,6 +1,6 @@
 # Full-attention nets (arXiv 2111.07139) for zero-shot image retrieval on CUB-200-2011 (Sec. IV-F):
 #
-#   searchzoo downstream retrieve retrieval/carnet-c112_cub --work-dir runs/cub-retrieval \
+#   searchzoo downstream retrieve retrieval/proxynca_carnet-c112_cub --work-dir runs/cub-retrieval \
 #       --cfg-options model.checkpoint=runs/carnet/carnet_c112_in1k.safetensors
 #
 # The folder data/CUB_200_2011 is that of the data set's archive; another one is given as

@@ -1,7 +1,7 @@
 # Zero-shot retrieval of scikit-learn's digits, half a minute on a processor: carnet-c112_cub.py in small. The
 # network learns from 0 to 4 and finds 5 to 9. It starts from nothing: the entry's weights have seen all ten.
 #
-#   searchzoo downstream retrieve retrieval/carnet_digits --work-dir runs/digits-retrieval
+#   searchzoo downstream retrieve retrieval/proxynca_carnet_digits --work-dir runs/digits-retrieval
 custom_imports = dict(imports=['downstream.retrieval'], allow_failed_imports=False)
 
 model = dict(type='ZooEmbedder', name='carnet_digits', num_classes=5, embed_dim=64, scale=9.0)
