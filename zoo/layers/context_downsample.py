@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.layers.folding import fold_norm_before
+from zoo.layers.inplace import add
 
 __all__ = ['ContextDownsample', 'LocalDownsample', 'PoolShortcut']
 
@@ -73,7 +74,7 @@ class LocalDownsample(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.norm(self.conv(x))) + self.shortcut(x)
+        return add(self.shortcut(x), self.proj(self.norm(self.conv(x))))
 
 
 class ContextDownsample(nn.Module):
@@ -147,5 +148,5 @@ class ContextDownsample(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H, W, C)
         y = self.proj(y).permute(0, 3, 1, 2)
         if self.shortcut is not None:
-            y = y + self.shortcut(x)
+            y = add(self.shortcut(x), y)
         return y

@@ -14,11 +14,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from zoo.layers.pointwise import PointwiseConv2d, channels_last
+
 __all__ = ['ConvNormAct', 'Projections', 'fold_norm', 'fold_norm_before', 'fold_scale', 'merge_convs']
 
 
 class ConvNormAct(timm.layers.ConvNormAct):
-    """timm's convolution with batch norm and activation, which can be made one convolution with a bias."""
+    """timm's convolution with batch norm and activation, which can be made one convolution with a bias.
+
+    In inference on a CPU its output, and with it what follows, has channels last in memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[B, in_channels, H, W] -> Tensor[B, out_channels, H', W']."""
+        return self.bn(self.conv(channels_last(x)))
 
     def fuse(self) -> 'ConvNormAct':
         """Folds the norm; what is left in its place is the activation."""
@@ -113,7 +122,7 @@ def fold_scale(linear: nn.Linear, scale: nn.Module) -> tuple[nn.Linear, nn.Modul
 def merge_convs(*convs: nn.Conv2d) -> nn.Conv2d:
     """A 1x1 convolution that gives the channels of several, which have the same input, side by side."""
     weight = torch.cat([conv.weight for conv in convs])
-    merged = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device='meta')
+    merged = PointwiseConv2d(weight.shape[1], weight.shape[0], 1, bias=False, device='meta')
     merged.weight = nn.Parameter(weight)
     if any(conv.bias is not None for conv in convs):
         biases = [

@@ -39,8 +39,10 @@ from zoo import arch as base
 from zoo._timm_compat import generate_default_cfgs
 from zoo.build import build_model
 from zoo.layers.folding import ConvNormAct, fold_norm
+from zoo.layers.inplace import add
 from zoo.layers.local_attention import LocalAttention
 from zoo.layers.non_local import NonLocalAttention
+from zoo.layers.pointwise import use_onednn
 from zoo.staged import StagedNet
 
 __all__ = ['Arch', 'CARNet']
@@ -179,7 +181,7 @@ class Block(nn.Module):
         x = self.norm1(self.reduce(x))
         x = self.norm2(self.proj(self.attn(x)))
         x = self.norm3(self.pool(self.expand(x)))
-        return shortcut + self.drop_path(x)
+        return add(shortcut, self.drop_path(x))
 
 
 class Stage(nn.Module):
@@ -275,6 +277,7 @@ class CARNet(StagedNet):
         self.norm = nn.Identity()
         self.head = ClassifierHead(in_chs, num_classes, global_pool, drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
+        use_onednn(self)
 
     @torch.jit.ignore
     def init_weights(self, needs_reset: bool = True) -> None:

@@ -48,6 +48,7 @@ from zoo._timm_compat import generate_default_cfgs, update_model_input_size
 from zoo.arch import Dim, Heads, Kernel, Part, Ratio, load_arch
 from zoo.build import build_model
 from zoo.errors import ZooError
+from zoo.layers.pointwise import use_onednn
 from zoo.layers.table_cache import TableCache
 from zoo.staged import StagedNet
 
@@ -319,10 +320,9 @@ class WindowAttention(nn.Module):
         x = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias[None], dropout_p=self.attn_drop if self.training else 0.0
         )
-        x = x.reshape(B * rows * cols, self.num_heads, area, self.head_dim).transpose(1, 2).flatten(2)
-        x = self.proj_drop(self.proj(x))
-        x = x.reshape(B, rows, cols, win_h, win_w, C).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(B, H, W, C)
+        x = x.reshape(B, rows, cols, self.num_heads, win_h, win_w, self.head_dim)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, H, W, self.num_heads * self.head_dim)
+        return self.proj_drop(self.proj(x))
 
 
 class Block(nn.Module):
@@ -480,6 +480,7 @@ class S3(StagedNet):
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd
         )
         self.head_hidden_size = self.head.num_features
+        use_onednn(self)
         self.init_weights(needs_reset=False)
 
     @torch.jit.ignore

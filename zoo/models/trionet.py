@@ -35,7 +35,9 @@ from zoo.build import build_model
 from zoo.errors import ZooError
 from zoo.layers.axial_attention import AxialAttention, resize_table
 from zoo.layers.folding import ConvNormAct, fold_norm
+from zoo.layers.inplace import add
 from zoo.layers.local_attention import LocalAttention
+from zoo.layers.pointwise import use_onednn
 from zoo.staged import StagedNet
 
 __all__ = ['Arch', 'TrioNet']
@@ -264,7 +266,7 @@ class Block(nn.Module):
         shortcut = self.shortcut(x)
         x = self.pool(self.operator(self.bn1(self.conv1(x))))
         x = self.bn3(self.conv3(self.bn2(x)))
-        return self.act(self.drop_path(x) + shortcut)
+        return self.act(add(shortcut, self.drop_path(x)))
 
 
 class Stage(nn.Module):
@@ -367,6 +369,7 @@ class TrioNet(StagedNet):
         self.norm = nn.Identity()
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
+        use_onednn(self)
         self.init_weights(needs_reset=False)
 
     @torch.jit.ignore

@@ -25,7 +25,6 @@ from timm.layers import (
     DropPath,
     LayerScale,
     Mlp,
-    SqueezeExcite,
     calculate_drop_path_rates,
     make_divisible,
     to_2tuple,
@@ -40,6 +39,8 @@ from zoo.build import build_model
 from zoo.errors import ZooError
 from zoo.layers.context_downsample import ContextDownsample, LocalDownsample, PoolShortcut
 from zoo.layers.folding import ConvNormAct, fold_norm, fold_norm_before, fold_scale
+from zoo.layers.inplace import GELU, SqueezeExcite, add
+from zoo.layers.pointwise import use_onednn
 from zoo.layers.token_mixing import TokenMixing, resample_token_mixing
 from zoo.layers.window_attention import SelfAttention
 from zoo.staged import StagedNet
@@ -184,10 +185,10 @@ class ConvBlock(nn.Module):
         expand = hidden_chs != in_chs
         self.pre_norm = nn.BatchNorm2d(in_chs, **dd) if expand else nn.Identity()
         self.expand = nn.Conv2d(in_chs, hidden_chs, 1, bias=False, **dd) if expand else nn.Identity()
-        self.expand_norm = BatchNormAct2d(hidden_chs, act_layer=nn.GELU, **dd) if expand else nn.Identity()
+        self.expand_norm = BatchNormAct2d(hidden_chs, act_layer=GELU, **dd) if expand else nn.Identity()
         groups = hidden_chs if depthwise else 1
         self.conv = nn.Conv2d(hidden_chs, hidden_chs, 3, padding=1, groups=groups, bias=False, **dd)
-        self.conv_norm = BatchNormAct2d(hidden_chs, act_layer=nn.GELU, **dd)
+        self.conv_norm = BatchNormAct2d(hidden_chs, act_layer=GELU, **dd)
         squeezed = make_divisible(hidden_chs // 4, 8)
         self.se = SqueezeExcite(hidden_chs, rd_channels=squeezed, gate_layer='hard_sigmoid', **dd)
         self.project = nn.Conv2d(hidden_chs, out_chs, 1, **dd)
@@ -210,7 +211,7 @@ class ConvBlock(nn.Module):
         shortcut = self.shortcut(x)
         x = self.expand_norm(self.expand(self.pre_norm(x)))
         x = self.se(self.conv_norm(self.conv(x)))
-        return shortcut + self.drop_path(self.project_norm(self.project(x)))
+        return add(shortcut, self.drop_path(self.project_norm(self.project(x))))
 
 
 class AttentionBlock(nn.Module):
@@ -434,7 +435,7 @@ class UniNet(StagedNet):
         grids = arch.map_sizes(self.img_size)
         depths = [stage.repeats for stage in arch.stages]
         rates: Any = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
-        self.stem = ConvNormAct(in_chans, arch.stem_channels, 3, arch.stem_stride, act_layer=nn.GELU, **dd)
+        self.stem = ConvNormAct(in_chans, arch.stem_channels, 3, arch.stem_stride, act_layer=GELU, **dd)
         self.stages = nn.Sequential(
             *[Stage(arch, i, grids[i], rates[i], **dd) for i in range(len(arch.stages))]
         )
@@ -445,9 +446,10 @@ class UniNet(StagedNet):
         ]
         self.num_features = arch.head_channels
         last_chs = arch.stages[-1].channels
-        self.conv_head = ConvNormAct(last_chs, self.num_features, 1, act_layer=nn.GELU, **dd)
+        self.conv_head = ConvNormAct(last_chs, self.num_features, 1, act_layer=GELU, **dd)
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
+        use_onednn(self)
         self.init_weights(needs_reset=False)
 
     @torch.jit.ignore
