@@ -77,7 +77,8 @@ def draw_batches(axes: Any, networks: dict[str, Any]) -> None:
             label=name,
         )
     axes.axhline(1, color=GREY, linestyle='--', linewidth=1.4, label='O(batch)')
-    axes.set(xscale='log', xlabel='batch size', ylabel='time of an image, relative', ylim=(0, 1.1))
+    axes.set(xscale='log', xlabel='batch size', ylabel='time of an image, relative')
+    axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
     label_ticks(axes, sorted(each))
     axes.set_title('all: O(batch)', fontsize='medium')
     axes.legend(fontsize='x-small', loc='lower left')

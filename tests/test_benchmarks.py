@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
-NAMES = ('timing', 'rivals', 'inference', 'training', 'growth_picture', 'growth')
+NAMES = ('timing', 'rivals', 'inference', 'training', 'growth_picture', 'growth', 'pointwise', 'summary')
 
 
 @pytest.fixture(scope='module')
@@ -192,3 +192,23 @@ def test_mistakes_are_explained(scripts: SimpleNamespace, tmp_path: Path) -> Non
             )
         assert text in str(stop.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_pages_have_what_was_measured(scripts: SimpleNamespace) -> None:
+    for page in scripts.summary.TABLES:
+        text = (FOLDER.parent / 'docs' / page).read_text(encoding='utf-8')
+        assert text == scripts.summary.render(page, text), 'python benchmarks/summary.py'
+
+
+def test_pointwise_layers(scripts: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each product that oneDNN computes has a row."""
+    monkeypatch.setattr(scripts.timing, 'TURN', 1e-3)
+    arguments = ['--models', 'glit_digits', 'trionet_digits', '--batch-sizes', '8', '--repeats', '2']
+    scripts.pointwise.main(
+        [*arguments, '--json', str(tmp_path / 'a.json'), '--markdown', str(tmp_path / 'a.md')]
+    )
+    networks, *products = read_tables((tmp_path / 'a.md').read_text())
+    assert [row['network'] for row in networks] == ['glit_digits', 'trionet_digits']
+    found = json.loads((tmp_path / 'a.json').read_text())['results']
+    assert sum(len(result['products']) for result in found) == sum(map(len, products)) > 0
+    assert all(row['batch'] == '8' for table in products for row in table)
