@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.layers.folding import fold_norm_before
 from zoo.layers.inplace import add
+from zoo.layers.pooling import MaxPool2d
 
 __all__ = ['ContextDownsample', 'LocalDownsample', 'PoolShortcut']
 
@@ -37,7 +38,7 @@ class PoolShortcut(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(3, stride, padding=1) if pool else nn.Identity()
+        self.pool = MaxPool2d(stride) if pool else nn.Identity()
         self.conv = nn.Conv2d(in_chs, out_chs, 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
