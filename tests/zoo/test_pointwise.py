@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 from zoo.layers import pointwise
-from zoo.layers.pointwise import Linear, PointwiseConv2d, use_onednn
+from zoo.layers.pointwise import Linear, PointwiseConv2d, channels_last, use_onednn
 from zoo.layers.token_conv import TokenConv
 
 pytestmark = pytest.mark.skipif(not pointwise.ONEDNN, reason='this build of PyTorch has no oneDNN')
@@ -290,6 +290,23 @@ def test_features_have_channels_last_in_inference_only() -> None:
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
     for found, wanted in zip(maps, model(images), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('transposed', [False, True])
+def test_what_follows_has_channels_last(channels: int, transposed: bool) -> None:
+    """Also of grey images, whose layout is ambiguous."""
+    images = torch.randn(2, channels, 9, 7)
+    if transposed:
+        images = images.transpose(2, 3)
+    conv = nn.Conv2d(channels, 8, 3)
+    wanted = conv(images)
+    assert channels_last(images) is images
+    with torch.no_grad():
+        assert torch.equal(channels_last(images), images)
+        found = conv(channels_last(images))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    close(found, wanted.detach().double())
 
 
 def test_compiled_token_convolutions_are_opaque() -> None:

@@ -91,6 +91,8 @@ def channels_last(x: Tensor) -> Tensor:
     """
     if not torch.jit.is_scripting():  # noqa: SIM102
         if x.device.type == 'cpu' and is_plain_inference():
+            if x.shape[1] == 1:  # contiguous in both layouts: PyTorch tells them apart by the strides alone
+                return x.contiguous().flatten(1, 2).unsqueeze(3).permute(0, 3, 1, 2)
             return x.contiguous(memory_format=torch.channels_last)
     return x
 

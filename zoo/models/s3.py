@@ -48,6 +48,7 @@ from zoo._timm_compat import generate_default_cfgs, update_model_input_size
 from zoo.arch import Dim, Heads, Kernel, Part, Ratio, load_arch
 from zoo.build import build_model
 from zoo.errors import ZooError
+from zoo.layers.inplace import GELU
 from zoo.layers.pointwise import use_onednn
 from zoo.layers.table_cache import TableCache
 from zoo.staged import StagedNet
@@ -349,7 +350,7 @@ class Block(nn.Module):
         )
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = LayerNorm(dim, eps=1e-5, **dd)
-        self.mlp = Mlp(dim, int(dim * arch.mlp_ratio), drop=proj_drop, **dd)
+        self.mlp = Mlp(dim, int(dim * arch.mlp_ratio), act_layer=GELU, drop=proj_drop, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
