@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path())
     parser.add_argument('--measure', nargs=2, metavar=('NAME', 'MODE'), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.measure:
         print(json.dumps(measure(*args.measure, *args.size, args.device, args.most)))
         return

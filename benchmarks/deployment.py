@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, help="side of the images; by default the network's own")
     parser.add_argument('--out', type=Path, default=Path())
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     found: dict[str, Any] = {
         'machine': platform.machine(),

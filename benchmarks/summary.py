@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import operators
 from inference import TARGETS
 from timing import Spread, markdown_table, ratio
 
@@ -98,6 +99,11 @@ def of_pointwise() -> str:
     )
 
 
+def of_operators() -> str:
+    """Percents of a pass by kinds of operators."""
+    return '\n'.join(markdown_table(operators.COLUMNS, operators.rows(read('operators'))))
+
+
 def of_deployment() -> str:
     """How many times as fast as eager."""
     rows = []
@@ -129,6 +135,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         'inference': of_inference,
         'modes': of_modes,
         'pointwise': of_pointwise,
+        'operators': of_operators,
         'training': of_training,
         'growth': of_growth,
     },

@@ -11,7 +11,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
-NAMES = ('timing', 'rivals', 'inference', 'training', 'growth_picture', 'growth', 'pointwise', 'summary')
+NAMES = (
+    *('timing', 'rivals', 'inference', 'training', 'growth_picture', 'growth', 'pointwise', 'operators'),
+    'summary',
+)
 
 
 @pytest.fixture(scope='module')
@@ -212,3 +215,34 @@ def test_pointwise_layers(scripts: SimpleNamespace, tmp_path: Path, monkeypatch:
     found = json.loads((tmp_path / 'a.json').read_text())['results']
     assert sum(len(result['products']) for result in found) == sum(map(len, products)) > 0
     assert all(row['batch'] == '8' for table in products for row in table)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('mkldnn::_linear_pointwise', 'products'),
+        ('aten::linear', 'products'),
+        ('aten::scaled_dot_product_attention', 'attention'),
+        ('searchzoo::local_attention', 'attention'),
+        ('aten::conv2d', 'convolutions'),
+        ('aten::batch_norm', 'norms'),
+        ('aten::hardsigmoid_', 'activations'),
+        ('aten::max_pool2d', 'pooling'),
+        ('aten::contiguous', 'copies'),
+        ('aten::add', 'rest'),
+    ],
+)
+def test_kinds_of_operators(scripts: SimpleNamespace, name: str, kind: str) -> None:
+    assert scripts.operators.kind_of(name) == kind
+
+
+def test_time_by_operators(scripts: SimpleNamespace, tmp_path: Path) -> None:
+    arguments = ['--models', 'uninet_digits', '--batch-sizes', '2', '--repeats', '2']
+    files = {kind: tmp_path / f'operators.{kind}' for kind in ('json', 'markdown')}
+    scripts.operators.main([*arguments, *(f'--{kind}={path}' for kind, path in files.items())])
+    [result] = json.loads(files['json'].read_text())['results']
+    assert len(result['ms']) == 2
+    assert min(result['inside'][kind] for kind in ('products', 'convolutions', 'norms', 'activations')) > 0
+    [[row]] = read_tables(files['markdown'].read_text())
+    percents = [int(row[column]) for column in (*result['inside'], 'outside')]
+    assert sum(percents) >= 100 - len(percents)
