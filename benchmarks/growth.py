@@ -24,7 +24,18 @@ import timm
 import torch
 from growth_picture import draw, order_name
 from rivals import first_line
-from timing import Spread, add_files, describe_machine, explained, head, markdown_table, race, save, seconds
+from timing import (
+    NETWORKS,
+    Spread,
+    add_files,
+    describe_machine,
+    explained,
+    head,
+    markdown_table,
+    race,
+    save,
+    seconds,
+)
 from tqdm import tqdm
 
 from search.checklist import build_checklist
@@ -35,7 +46,6 @@ from zoo.files import write_atomic
 from zoo.profile import build_meta, profile
 from zoo.registry import config_path, load_entry
 
-NETWORKS = ('carnet_c112', 'glit_tiny', 's3_tiny', 'trionet_a', 'uninet_b0')
 ORDERS = {
     'carnet': (2.0, 'non-local attention: each position with all others'),
     'glit': (2.0, 'global heads: each patch with all others'),

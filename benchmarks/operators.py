@@ -8,7 +8,6 @@ operators by torch.profiler, each with all that it calls. What the profiler itse
 little more than it says is outside, in Python and the dispatch of operators.
 """
 
-import argparse
 import re
 import statistics
 from collections.abc import Sequence
@@ -16,11 +15,10 @@ from typing import Any
 
 import timm
 import torch
-from timing import add_files, describe_machine, head, markdown_table, race, save
+from timing import describe_machine, head, make_parser, markdown_table, race, save
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-MODELS = ('carnet_c112', 'glit_tiny', 's3_tiny', 'trionet_a', 'uninet_b0')
 KINDS = {
     'products': 'linear|addmm',
     'attention': 'attention|softmax|bmm|matmul|einsum',
@@ -84,14 +82,7 @@ def render(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--models', nargs='+', default=MODELS)
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=(1, 16))
-    parser.add_argument('--repeats', type=int, default=9)
-    add_files(parser, 'operators')
-    args = parser.parse_args(argv)
+    args = make_parser(__doc__, 'operators').parse_args(argv)
     found: dict[str, Any] = {**describe_machine('cpu'), 'repeats': args.repeats, 'results': []}
     for name, batch in tqdm([(name, batch) for name in args.models for batch in args.batch_sizes]):
         found['results'].append(measure(name, batch, args.repeats))

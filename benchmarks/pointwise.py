@@ -8,7 +8,6 @@ the same modules left to PyTorch, then each of its products (rows, inputs, outpu
 the number of layers that have it. The rate of a product is in GMAC/s.
 """
 
-import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +17,12 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timing import add_files, describe_machine, head, markdown_table, race, ratio, save
+from timing import describe_machine, head, make_parser, markdown_table, race, ratio, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from zoo.layers import pointwise
 
-MODELS = ('carnet_c112', 'glit_tiny', 's3_tiny', 'trionet_a', 'uninet_b0')
 Product = tuple[int, int, int]
 
 
@@ -107,14 +105,7 @@ def render(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--models', nargs='+', default=MODELS)
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=(1, 16))
-    parser.add_argument('--repeats', type=int, default=9)
-    add_files(parser, 'pointwise')
-    args = parser.parse_args(argv)
+    args = make_parser(__doc__, 'pointwise').parse_args(argv)
     found = {**describe_machine('cpu'), 'repeats': args.repeats, 'results': []}
     for name in args.models:
         for batch in args.batch_sizes:

@@ -30,6 +30,8 @@ from zoo.jsonfile import format_json
 
 TURN = 0.2
 """Seconds of a turn at least: fast steps are repeated."""
+NETWORKS = ('carnet_c112', 'glit_tiny', 's3_tiny', 'trionet_a', 'uninet_b0')
+"""One of each family, for what is not measured of all."""
 
 Step = Callable[[], Any]
 
@@ -119,6 +121,16 @@ def explained() -> Iterator[None]:
         yield
     except ZooError as error:
         sys.exit(str(error))
+
+
+def make_parser(doc: str | None, stem: str) -> argparse.ArgumentParser:
+    """For networks at some batch sizes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--models', nargs='+', default=NETWORKS, metavar='ENTRY')
+    parser.add_argument('--batch-sizes', nargs='+', type=int, default=(1, 16), metavar='N')
+    parser.add_argument('--repeats', type=int, default=9, metavar='N', help='rounds that are counted')
+    add_files(parser, stem)
+    return parser
 
 
 def add_files(parser: argparse.ArgumentParser, stem: str) -> None:
