@@ -6,11 +6,13 @@ overwritten files of the other.
 """
 
 import base64
+import csv
 import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ['Finding', 'diagnose', 'run_doctor']
@@ -117,20 +119,22 @@ def _check_files(module: str, owners: list[str]) -> Finding:
 
 
 def _changed_files(distribution: str, module: str) -> list[str]:
-    """Files of the module that are missing or differ from what the distribution has recorded."""
+    """Files of the module that are missing or differ from what the distribution has recorded.
+
+    Its RECORD is read here, since ``metadata.files`` leaves out missing files from Python 3.12 on.
+    """
+    installed = metadata.distribution(distribution)
     changed = []
-    for file in metadata.files(distribution) or ():
-        if file.parts[0] != module or file.hash is None:
+    for name, recorded, _ in csv.reader((installed.read_text('RECORD') or '').splitlines()):
+        if not name.startswith(f'{module}/') or not recorded:
             continue
-        path = file.locate()
-        digest = hashlib.new(file.hash.mode)
+        mode, _, wanted = recorded.partition('=')
         try:
-            digest.update(path.read_bytes())  # type: ignore[attr-defined]
+            digest = hashlib.new(mode, Path(str(installed.locate_file(name))).read_bytes()).digest()
         except OSError:
-            changed.append(str(file))
-            continue
-        if base64.urlsafe_b64encode(digest.digest()).rstrip(b'=').decode() != file.hash.value:
-            changed.append(str(file))
+            digest = b''
+        if base64.urlsafe_b64encode(digest).rstrip(b'=').decode() != wanted:
+            changed.append(name)
     return changed
 
 
