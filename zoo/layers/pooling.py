@@ -22,16 +22,16 @@ class MaxPool2d(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[B, C, H, W] -> Tensor[B, C, ceil(H / stride), ceil(W / stride)]."""
-        if self.stride == 1 and not torch.jit.is_scripting():  # noqa: SIM102
-            if x.device.type == 'cpu' and is_plain_inference() and not torch.compiler.is_compiling():
-                return max_pool(x)
-        return F.max_pool2d(x, 3, self.stride, 1)
+        return max_pool(x, self.stride)
 
 
 @register_notrace_function
-def max_pool(x: Tensor) -> Tensor:
-    """The maximum of each position and its eight neighbours, Tensor[B, C, H, W] -> Tensor[B, C, H, W]."""
-    return _max_of_rows(_max_of_rows(x).transpose(2, 3)).transpose(2, 3)
+def max_pool(x: Tensor, stride: int) -> Tensor:
+    """The maximum of each ``stride``-th position and its eight neighbours."""
+    if stride == 1 and not torch.jit.is_scripting():  # noqa: SIM102
+        if x.device.type == 'cpu' and is_plain_inference() and not torch.compiler.is_compiling():
+            return _max_of_rows(_max_of_rows(x).transpose(2, 3)).transpose(2, 3)
+    return F.max_pool2d(x, 3, stride, 1)
 
 
 def _max_of_rows(x: Tensor) -> Tensor:
