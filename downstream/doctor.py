@@ -87,10 +87,10 @@ def diagnose() -> Iterator[Finding]:
     yield Finding('python', True, sys.version.split()[0])
     for module in ('torch', 'timm'):
         yield Finding(module, True, metadata.version(module))
-    owners = metadata.packages_distributions()
+    owners = _owners()
     sound = {}
     for module in (*MODULES, 'pytorch_metric_learning'):
-        finding = _check_files(module, sorted(set(owners.get(module, ()))))
+        finding = _check_files(module, owners[module])
         sound[module] = finding.works
         yield finding
     if sound['mmcv'] is not None:
@@ -98,6 +98,22 @@ def diagnose() -> Iterator[Finding]:
     for module in ('mmseg', 'mmdet'):
         if sound[module] is not None:
             yield _check_backbone(module)
+
+
+def _owners() -> dict[str, list[str]]:
+    """The distributions that bring each module.
+
+    ``packages_distributions`` of Python 3.10 knows only those with a top_level.txt; the others tell by their
+    RECORD.
+    """
+    known = metadata.packages_distributions()
+    owners = {module: {*known.get(module, ())} for module in (*MODULES, 'pytorch_metric_learning')}
+    for distribution in metadata.distributions():
+        record = f'\n{distribution.read_text("RECORD") or ""}'
+        for module, found in owners.items():
+            if f'\n{module}/' in record:
+                found.add(distribution.metadata['Name'])
+    return {module: sorted(found) for module, found in owners.items()}
 
 
 def _check_files(module: str, owners: list[str]) -> Finding:
