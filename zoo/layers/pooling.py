@@ -27,7 +27,10 @@ class MaxPool2d(nn.MaxPool2d):
 
 @register_notrace_function
 def max_pool(x: Tensor, stride: int) -> Tensor:
-    """The maximum of each ``stride``-th position and its eight neighbours."""
+    """As :class:`MaxPool2d`: the maximum of each ``stride``-th position and its eight neighbours.
+
+    Tensor[B, C, H, W] -> Tensor[B, C, ceil(H / stride), ceil(W / stride)]; with a stride of 1 in x's layout.
+    """
     if stride == 1 and not torch.jit.is_scripting():  # noqa: SIM102
         if x.device.type == 'cpu' and is_plain_inference() and not torch.compiler.is_compiling():
             return _max_of_rows(_max_of_rows(x).transpose(2, 3)).transpose(2, 3)
